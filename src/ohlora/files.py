@@ -1,0 +1,323 @@
+"""Reading and writing of tables, arrays, weights and image sets: whole files or none, and one-line errors."""
+
+import csv
+import errno
+import fcntl
+import io
+import json
+import math
+import os
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image, UnidentifiedImageError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ohlora.errors import UserError
+
+PathLike = str | os.PathLike[str]
+
+
+# ---------------------------------------------------------------- whole files or none
+
+
+@contextmanager
+def atomic(path: PathLike) -> Iterator[Path]:
+    """Gives a temporary path beside `path` and moves it to the final name when the block ends without an error.
+
+    A killed writer leaves at most a hidden temporary file, which the next writer of the same name removes.
+    """
+    final = Path(path)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    _remove_orphans(final)
+    temporary = final.with_name(f".{final.stem}.{os.getpid()}.tmp{final.suffix}")
+    try:
+        yield temporary
+        _fsync(temporary)
+        temporary.replace(final)
+        _fsync(final.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _remove_orphans(final: Path) -> None:
+    for path in final.parent.glob(f".{final.stem}.*.tmp{final.suffix}"):
+        pid = path.name.removesuffix(f".tmp{final.suffix}").rpartition(".")[2]
+        if pid.isdigit() and not _alive(int(pid)):
+            path.unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+@contextmanager
+def lock(folder: PathLike, name: str = "run") -> Iterator[None]:
+    """Holds `folder/name.lock`; the file carries the pid, the kernel frees the lock when the process dies.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    path = Path(folder) / f"{name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.seek(0)
+            raise UserError(f"{path}: process {handle.read().strip()} is at work here, wait for it or end it") from None
+        handle.truncate(0)
+        handle.write(f"{os.getpid()}\n")
+        handle.flush()
+        yield
+
+
+# ---------------------------------------------------------------- json
+
+
+def write_json(path: PathLike, value: Mapping[str, Any]) -> None:
+    """Writes nested values with sorted keys; numbers must be finite.
+
+    Raises:
+        ValueError: a number is NaN or infinite (a programming error: missing values are left out).
+    """
+    text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False, default=_plain, ensure_ascii=False)
+    with atomic(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+
+
+def read_json(path: PathLike) -> Any:
+    """Reads a JSON file. Raises UserError if it is missing or damaged."""
+    try:
+        return json.loads(_text(path))
+    except ValueError as error:
+        raise UserError(f"{path}: not a JSON file ({error})") from None
+
+
+def _text(path: PathLike) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        row = Path(path).read_bytes()[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}, line {row}: not UTF-8 text; save the file as UTF-8") from None
+
+
+# ---------------------------------------------------------------- tables
+
+
+def write_csv(path: PathLike, table: pd.DataFrame) -> None:
+    """Writes a table without its index; missing values are empty, floats keep all their digits."""
+    with atomic(path) as temporary:
+        table.to_csv(temporary, index=False, lineterminator="\n")
+
+
+def read_csv(
+    path: PathLike, columns: Mapping[str, type], key: str | Sequence[str] | None = "id", missing: bool = False
+) -> pd.DataFrame:
+    """Reads a table and checks every cell.
+
+    Args:
+        path: a UTF-8 CSV file with a header row.
+        columns: the columns wanted, in any order, and their types (int, float or str); others are ignored.
+        key: the column or columns whose values must be unique; None for no check.
+        missing: whether float cells may be empty (NaN).
+
+    Returns:
+        A data frame with these columns in this order, rows as in the file.
+
+    Raises:
+        UserError: names the file, the line and what is allowed.
+    """
+    rows = list(csv.reader(io.StringIO(_text(path), newline="")))
+    header = [name.strip() for name in rows[0]] if rows else []
+    absent = [name for name in columns if name not in header]
+    if absent:
+        raise UserError(f"{path}, line 1: no column {', '.join(absent)}; needed are {', '.join(columns)}")
+    body = [(line, row) for line, row in enumerate(rows[1:], start=2) if row]
+    for line, row in body:
+        if len(row) != len(header):
+            raise UserError(f"{path}, line {line}: {len(row)} cells, the header has {len(header)}")
+    table = pd.DataFrame()
+    for name, kind in columns.items():
+        column = header.index(name)
+        table[name] = pd.Series([_cell(path, line, name, row[column], kind, missing) for line, row in body], dtype=kind)
+    _check_unique(path, table, key, [line for line, _ in body])
+    return table
+
+
+def _cell(path: PathLike, line: int, name: str, text: str, kind: type, missing: bool) -> Any:
+    text = text.strip()
+    if kind is float and not text and missing:
+        return math.nan
+    try:
+        value = kind(text)
+    except ValueError:
+        value = math.nan
+    if kind is not str and not math.isfinite(value):
+        wanted = "a whole number" if kind is int else "a finite number"
+        raise UserError(f"{path}, line {line}: {name} is {text!r}, allowed is {wanted}")
+    return value
+
+
+def _check_unique(path: PathLike, table: pd.DataFrame, key: str | Sequence[str] | None, lines: Sequence[int]) -> None:
+    names = [key] if isinstance(key, str) else list(key or [])
+    repeated = np.flatnonzero(table.duplicated(names)) if names else np.empty(0, int)
+    if repeated.size:
+        first = repeated[0]
+        values = ", ".join(f"{name} {table[name].iloc[first]}" for name in names)
+        raise UserError(f"{path}, line {lines[first]}: {values} is there twice")
+
+
+# ---------------------------------------------------------------- arrays and weights
+
+
+def save_npz(path: PathLike, **arrays: np.ndarray) -> None:
+    """Writes arrays by name, uncompressed."""
+    with atomic(path) as temporary:
+        np.savez(temporary, **arrays)  # type: ignore[arg-type]
+
+
+def load_npz(path: PathLike, *names: str) -> dict[str, np.ndarray]:
+    """Reads arrays by name (all if none is named), never pickles. Raises UserError if damaged or one is missing."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            absent = [name for name in names if name not in archive.files]
+            if absent:
+                raise UserError(f"{path}: no array {', '.join(absent)}")
+            return {name: archive[name] for name in names or archive.files}
+    except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: damaged or not an npz file of plain arrays ({error})") from None
+
+
+def save_tensors(path: PathLike, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Writes named tensors, and text metadata, as safetensors."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic(path) as temporary:
+        try:
+            save_file(state, temporary, dict(metadata) if metadata else None)
+        except SafetensorError as error:  # a full disk arrives as this, not as an OSError
+            raise UserError(f"{path}: cannot be written ({error})") from None
+
+
+def load_tensors(path: PathLike) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Reads named tensors and their metadata. Raises UserError if the file is damaged or of another kind."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except SafetensorError as error:
+        raise UserError(f"{path}: damaged or not a safetensors file ({error})") from None
+
+
+# ---------------------------------------------------------------- image sets
+
+
+def write_images(path: PathLike, ids: Sequence[int], images: Iterable[np.ndarray], kind: str = "png") -> None:
+    """Writes images to one stored zip with members such as 000123.png.
+
+    Args:
+        path: the zip.
+        ids: one id per image, not negative.
+        images: uint8 arrays (H, W, 3) RGB or (H, W), taken one at a time.
+        kind: "png" (exact) or "jpg" (quality 95).
+    """
+    with atomic(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        for id_, image in zip(ids, images, strict=True):
+            # A ZipInfo without a time keeps the bytes the same from run to run.
+            archive.writestr(zipfile.ZipInfo(f"{id_:06d}.{kind}"), encode_image(image, kind))
+
+
+def encode_image(image: np.ndarray, kind: str = "png") -> bytes:
+    """The bytes of a PNG or JPEG file for a uint8 array (H, W, 3) or (H, W)."""
+    buffer = io.BytesIO()
+    options: dict[str, Any] = {"compress_level": 3} if kind == "png" else {"quality": 95, "subsampling": 0}
+    Image.fromarray(image).save(buffer, {"png": "PNG", "jpg": "JPEG"}[kind], **options)
+    return buffer.getvalue()
+
+
+class ImageZip:
+    """A set of images in one zip, read by id.
+
+    Attributes:
+        ids: int64 (N,), ascending.
+
+    Raises:
+        UserError: the file is no zip, a member's name is no id, a member is missing or damaged.
+    """
+
+    def __init__(self, path: PathLike) -> None:
+        self.path = Path(path)
+        try:
+            self._archive = zipfile.ZipFile(self.path)
+        except zipfile.BadZipFile:
+            raise UserError(f"{path}: truncated, damaged or not a zip file") from None
+        self._members = {self._id(name): name for name in self._archive.namelist()}
+        self.ids = np.array(sorted(self._members), dtype=np.int64)
+
+    def _id(self, name: str) -> int:
+        stem, _, suffix = name.partition(".")
+        if not (stem.isascii() and stem.isdigit()) or suffix not in ("png", "jpg"):
+            raise UserError(f"{self.path}: member {name!r} is not named like 000123.png or 000123.jpg")
+        return int(stem)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def read(self, id_: int) -> np.ndarray:
+        """The image as uint8 (H, W, 3) RGB, or (H, W) if it is stored grey."""
+        name = self._members.get(int(id_))
+        if name is None:
+            raise UserError(f"{self.path}: no image with id {id_}")
+        try:
+            with Image.open(io.BytesIO(self._archive.read(name))) as image:
+                return np.asarray(image if image.mode == "L" else image.convert("RGB"))
+        except (zipfile.BadZipFile, UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError) as error:
+            raise UserError(f"{self.path}: image {name} is truncated or damaged ({error})") from None
+
+    def batches(self, ids: Sequence[int] | np.ndarray, size: int) -> Iterator[np.ndarray]:
+        """uint8 (n, H, W, 3) or (n, H, W) for the ids in this order, n at most `size`."""
+        for start in range(0, len(ids), size):
+            images = [self.read(id_) for id_ in ids[start : start + size]]
+            for id_, image in zip(ids[start : start + size], images, strict=True):
+                if image.shape != images[0].shape:
+                    name = self._members[int(id_)]
+                    raise UserError(f"{self.path}: image {name} has shape {image.shape}, others {images[0].shape}")
+            yield np.stack(images)
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._archive.close()
+
+    def __enter__(self) -> "ImageZip":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

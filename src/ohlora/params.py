@@ -1,0 +1,316 @@
+"""Parameters of the pipeline: what each means, what is allowed, and one-line errors."""
+
+import hashlib
+import json
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+from ruamel.yaml import YAML, YAMLError
+
+from ohlora.errors import UserError
+
+
+class Section(BaseModel):
+    """Values are taken as written (no "3" for 3, no true for 1), unknown keys, NaN and infinity are refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+def _different(values: list[Any]) -> list[Any]:
+    if len(set(values)) < len(values):
+        raise ValueError("has a value twice")
+    return values
+
+
+BatchSize = Annotated[int, Field(ge=1, le=1024, description="images at once")]
+TrainBatchSize = Annotated[int, Field(ge=2, le=1024, description="images in a training step")]
+Epochs = Annotated[int, Field(ge=1, le=1000, description="rounds over the images")]
+LearningRate = Annotated[float, Field(gt=0, le=0.1, description="first step size of AdamW")]
+HeldBack = Annotated[float, Field(ge=0.05, le=0.5, description="share held back")]
+Unit = Annotated[float, Field(ge=0, le=1)]
+Steps = Annotated[
+    list[Annotated[float, Field(ge=-20, le=20)]],
+    Field(min_length=2, max_length=20, description="steps along a unit vector"),
+    AfterValidator(_different),
+]
+
+
+class Runtime(Section):
+    """Where and with how many threads networks run."""
+
+    device: Literal["auto", "cpu", "cuda"]
+    threads: int = Field(ge=0, le=256, description="processor threads, 0 for all cores")
+
+
+class Synthesize(Section):
+    """The first face images."""
+
+    n_images: int = Field(ge=20, le=1_000_000, description="face images")
+    truncation_psi: Unit
+    batch_size: BatchSize
+
+
+class Label(Section):
+    """Labels of the first images."""
+
+    n_labels: int = Field(ge=10, le=1_000_000, description="images that get labels")
+    batch_size: BatchSize
+
+
+class Attribute(Section):
+    """Training of one attribute's folds."""
+
+    max_valid_loss: float = Field(gt=0, le=10, description="validation loss above which a fold has failed, nats")
+    stratified: bool
+
+
+class TrainFilter(Section):
+    """Networks that learn gender and quality."""
+
+    folds: int = Field(ge=2, le=20, description="folds and networks of an attribute")
+    epochs: Epochs
+    patience: Epochs
+    learning_rate: LearningRate
+    batch_size: TrainBatchSize
+    tries: int = Field(ge=1, le=20, description="trainings of a fold before its failure ends the stage")
+    gender: Attribute
+    quality: Attribute
+
+
+class Filter(Section):
+    """Thresholds of the images kept."""
+
+    gender_min: Unit
+    quality_min: Unit
+    batch_size: BatchSize
+
+
+class Segment(Section):
+    """Face detection and parsing."""
+
+    margin: float = Field(ge=0, le=2, description="growth of the face box, share of its size")
+    batch_size: BatchSize
+
+
+class Score(Section):
+    """Property scores from parse maps."""
+
+    normalisation: Literal["standard", "range"]
+    ddof: int = Field(ge=0, le=1, description="taken off in the standard deviation")
+
+
+class TrainPropertyCnn(Section):
+    """The network that reads properties from a whole image."""
+
+    epochs: Epochs
+    patience: Epochs
+    learning_rate: LearningRate
+    batch_size: TrainBatchSize
+    valid_fraction: HeldBack
+
+
+class Sample(Section):
+    """Sampling for the search."""
+
+    batch_size: BatchSize
+
+
+class Svm(Section):
+    """Linear support vector machine."""
+
+    C: float = Field(gt=0, le=1_000_000, description="weight of the errors")
+    max_iter: int = Field(ge=1, le=10_000_000, description="iterations of the solver")
+    test_fraction: HeldBack
+
+
+class Tsne(Section):
+    """t-SNE plots."""
+
+    perplexity: float = Field(ge=1, le=1000, description="neighbours that count")
+    learning_rate: float = Field(ge=1, le=10_000, description="step size")
+    iterations: int = Field(ge=250, le=100_000, description="steps")
+    max_points: int = Field(ge=10, le=100_000, description="most points of each class of a group")
+
+
+class Vectors(Section):
+    """The search for vectors."""
+
+    generator: Literal["base"]
+    groups: Annotated[
+        list[Literal["hair_color", "hair_length", "background_mean"]],
+        Field(min_length=1, max_length=3),
+        AfterValidator(_different),
+    ]
+    svm: Svm
+    tsne: Tsne
+
+
+class Weights(Section):
+    """Steps of the test along each vector."""
+
+    eyes: Steps
+    mouth: Steps
+    pose: Steps
+
+
+class Thresholds(Section):
+    """Lowest correlations of a case that passes."""
+
+    eyes: Unit
+    mouth: Unit
+    pose: Unit
+
+
+class TestVectors(Section):
+    """The test of the vectors."""
+
+    __test__ = False  # the name is the stage's, pytest must not collect it
+
+    n_cases: int = Field(ge=1, le=100_000, description="latents tested")
+    n_strips: int = Field(ge=0, le=16, description="best, median and worst cases drawn, of each")
+    weights: Weights
+    thresholds: Thresholds
+
+
+class Report(Section):
+    """The page with the results."""
+
+    title: str = Field(min_length=1, max_length=200, description="heading")
+
+
+class Params(Section):
+    """All parameters; params.yaml says the same in its comments."""
+
+    k_percent: float = Field(gt=0, le=0.5, description="share of a group that counts as its highest, and as its lowest")
+    n_samples: int = Field(ge=100, le=2_000_000, description="latents sampled for the search")
+    seed: int = Field(ge=0, le=2**32 - 1, description="start of every random stream")
+    runtime: Runtime
+    synthesize: Synthesize
+    label: Label
+    train_filter: TrainFilter
+    filter: Filter
+    segment: Segment
+    score: Score
+    train_property_cnn: TrainPropertyCnn
+    sample: Sample
+    vectors: Vectors
+    test_vectors: TestVectors
+    report: Report
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Params":
+        if self.label.n_labels > self.synthesize.n_images:
+            raise ValueError(
+                f"label.n_labels = {self.label.n_labels}: "
+                f"allowed is at most synthesize.n_images, {self.synthesize.n_images}"
+            )
+        if self.label.n_labels < 2 * self.train_filter.folds:
+            raise ValueError(
+                f"train_filter.folds = {self.train_filter.folds}: "
+                f"allowed is at most half of label.n_labels, {self.label.n_labels}"
+            )
+        return self
+
+
+def load_params(path: str | Path = "params.yaml") -> Params:
+    """Reads and checks the parameters.
+
+    Raises:
+        UserError: one line with the parameter, its value and what is allowed.
+    """
+    try:
+        # DVC reads the file with ruamel as well: with another YAML reader 5e-5 would be text.
+        content = YAML(typ="safe").load(Path(path).read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8 text") from None
+    except YAMLError as error:
+        raise UserError(f"{path}: {_yaml_problem(error)}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: no parameters in it; needed are {', '.join(Params.model_fields)}")
+    try:
+        return Params.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"{path}: {_problem(error.errors()[0])}") from None
+
+
+def fingerprint(params: BaseModel | dict[str, Any]) -> str:
+    """A short hash of values: the same values give the same hash."""
+    content = params.model_dump() if isinstance(params, BaseModel) else params
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _yaml_problem(error: YAMLError) -> str:
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    place = f"line {mark.line + 1}: " if mark else ""
+    return f"{place}not valid YAML ({problem or str(error).splitlines()[0]})"
+
+
+def _problem(error: ErrorDetails) -> str:
+    loc, kind = error["loc"], error["type"]
+    name = ".".join(str(part) for part in loc)
+    if kind == "extra_forbidden":
+        return f"{name} is unknown; known are {', '.join(_section(loc[:-1]).model_fields)}"
+    if kind == "value_error" and not loc:
+        return error["msg"].removeprefix("Value error, ")
+    field = _field(loc)
+    if kind == "missing":
+        return f"{name} is missing; needed is {_allowed(field)}"
+    reason = error["msg"].removeprefix("Value error, ") + ", " if kind == "value_error" else ""
+    return f"{name} = {error['input']!r}: {reason}allowed is {_allowed(field)}"
+
+
+def _section(loc: Sequence[int | str]) -> type[BaseModel]:
+    section: type[BaseModel] = Params
+    for part in loc:
+        section = typing.cast(type[BaseModel], section.model_fields[str(part)].annotation)
+    return section
+
+
+def _field(loc: Sequence[int | str]) -> FieldInfo:
+    """The field of a name such as (label, n_labels) or, for a list's item, (vectors, groups, 0)."""
+    section: type[BaseModel] = Params
+    for place, part in enumerate(loc):
+        field = section.model_fields[str(part)]
+        if not _is_section(field.annotation) or place == len(loc) - 1:
+            break
+        section = typing.cast(type[BaseModel], field.annotation)
+    return field
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+_NOUNS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", list: "a list"}
+
+
+def _allowed(field: FieldInfo) -> str:
+    """What a field takes, in words."""
+    return _words(field.annotation, field.metadata) + (f" ({field.description})" if field.description else "")
+
+
+def _words(kind: Any, metadata: Sequence[Any]) -> str:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if _is_section(kind):
+        return "a section with " + ", ".join(kind.model_fields)
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, arguments))
+    if origin is Annotated:
+        inner = [part for entry in arguments[1:] for part in getattr(entry, "metadata", [entry])]
+        return _words(arguments[0], inner)
+    bounds = "".join(_bound(entry) for entry in metadata)
+    if origin is list:
+        return f"a list{bounds}, each {_words(arguments[0], [])}"
+    return _NOUNS[kind] + bounds
+
+
+def _bound(entry: Any) -> str:
+    """The words for one constraint; annotated_types names its attribute after it."""
+    texts = {"gt": " above ", "ge": " from ", "lt": " below ", "le": " to ", "min_length": " of at least "}
+    texts["max_length"] = " and at most "
+    return "".join(f"{text}{getattr(entry, name)}" for name, text in texts.items() if hasattr(entry, name))
