@@ -1,1 +1,64 @@
-"""One thin module for each stage of dvc.yaml."""
+"""One thin module for each stage of dvc.yaml, and what they have in common."""
+
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from pydantic import BaseModel
+
+from ohlora.errors import UserError
+from ohlora.files import lock
+from ohlora.params import Params, fingerprint, load_params
+
+PARAMS = "params.yaml"
+
+
+class Stage:
+    """The frame of a stage: checked parameters, one process at a time, threads, device.
+
+    Used as a context manager from the repository's root. When the block ends, the parameters the stage depends on must
+    still be those it started with: DVC would record the new ones for the old result.
+
+    Args:
+        name: the stage's name in dvc.yaml.
+        sections: the top-level keys of params.yaml that it depends on.
+
+    Attributes:
+        params, seed, device.
+    """
+
+    def __init__(self, name: str, *sections: str) -> None:
+        self.name = name
+        self._sections = sections
+        self._open = ExitStack()
+
+    def __enter__(self) -> Self:
+        self.params = load_params(PARAMS)
+        self._start = self._fingerprint(self.params)
+        self.seed = self.params.seed
+        self.device = pick_device(self.params.runtime.device)
+        if self.params.runtime.threads:
+            torch.set_num_threads(self.params.runtime.threads)
+        self._open.enter_context(lock(".locks", self.name))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        with self._open:
+            if kind is None and self._fingerprint(load_params(PARAMS)) != self._start:
+                raise UserError(f"{PARAMS}: {', '.join(self._sections)} changed while {self.name} ran; start it again")
+
+    def _fingerprint(self, params: Params) -> str:
+        return fingerprint({name: _plain(getattr(params, name)) for name in self._sections})
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of runtime.device. Raises UserError for cuda on a machine without a GPU."""
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
+        raise UserError("params.yaml: runtime.device = 'cuda': there is no usable GPU, allowed is auto or cpu")
+    return torch.device("cuda" if name != "cpu" and there else "cpu")
+
+
+def _plain(value: Any) -> Any:
+    return value.model_dump() if isinstance(value, BaseModel) else value

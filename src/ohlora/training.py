@@ -1,0 +1,119 @@
+"""Supervised training: AdamW, cosine annealing, early stopping, and the best epoch is what is kept."""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ohlora.rng import stream, torch_seed
+
+ANNEALING_EPOCHS = 10  # half a period of the cosine, as in the original
+
+Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
+Evaluate = Callable[[nn.Module], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to train: epochs, epochs without improvement before the end, step size, images a step."""
+
+    epochs: int
+    patience: int
+    learning_rate: float
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a training gave: metrics of every epoch and the index of the best one, whose weights the model holds."""
+
+    history: list[dict[str, float]]
+    best_epoch: int
+
+    @property
+    def best(self) -> dict[str, float]:
+        """The metrics of the best epoch."""
+        return self.history[self.best_epoch]
+
+
+@contextmanager
+def seeded(seed: int, *purpose: str | int) -> Iterator[None]:
+    """Within the block torch's global draws (initial weights, dropout) come from the named stream."""
+    with torch.random.fork_rng():
+        torch.manual_seed(torch_seed(seed, *purpose))
+        yield
+
+
+def fit(
+    model: nn.Module,
+    loss: Loss,
+    data: tuple[Tensor, Tensor],
+    evaluate: Evaluate,
+    schedule: Schedule,
+    *,
+    seed: int,
+    purpose: tuple[str | int, ...],
+    device: torch.device,
+    on_epoch: Callable[[int, dict[str, float]], None] = lambda epoch, metrics: None,
+) -> Fitted:
+    """Trains a model in place and leaves it in eval mode with the weights of its best epoch.
+
+    Args:
+        model: on `device` already.
+        loss: (model, inputs, targets) -> scalar to minimise.
+        data: inputs and targets with the same first axis, on any device; batches are moved to `device`.
+        evaluate: metrics of the model in eval mode; "loss" decides which epoch is best.
+        schedule: length, step size and batch size.
+        seed, purpose: the stream of the order of the samples and of dropout.
+        on_epoch: called with the epoch from 0 and its metrics ("train_loss" and what `evaluate` gives).
+    """
+    optimizer = torch.optim.AdamW(model.parameters(), lr=schedule.learning_rate)
+    annealing = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=ANNEALING_EPOCHS)
+    order = stream(seed, *purpose, "order")
+    history: list[dict[str, float]] = []
+    best_epoch, best_state = -1, {}
+    with seeded(seed, *purpose, "dropout"):
+        for epoch in range(schedule.epochs):
+            train_loss = _train_epoch(model, loss, data, optimizer, order, schedule.batch_size, device)
+            annealing.step()
+            history.append({"train_loss": train_loss, **_evaluated(model, evaluate)})
+            on_epoch(epoch, history[-1])
+            # A loss that is not a number never counts as better.
+            if best_epoch < 0 or history[-1]["loss"] < history[best_epoch]["loss"]:
+                best_epoch, best_state = epoch, copy.deepcopy(model.state_dict())
+            elif epoch - best_epoch >= schedule.patience:
+                break
+    model.load_state_dict(best_state)
+    model.eval()
+    return Fitted(history, best_epoch)
+
+
+def _train_epoch(
+    model: nn.Module,
+    loss: Loss,
+    data: tuple[Tensor, Tensor],
+    optimizer: torch.optim.Optimizer,
+    order: np.random.Generator,
+    batch_size: int,
+    device: torch.device,
+) -> float:
+    inputs, targets = data
+    model.train()
+    total = 0.0
+    for batch in torch.from_numpy(order.permutation(len(inputs))).split(batch_size):
+        value = loss(model, inputs[batch].to(device), targets[batch].to(device))
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        optimizer.step()
+        total += value.item() * len(batch)
+    return total / len(inputs)
+
+
+def _evaluated(model: nn.Module, evaluate: Evaluate) -> dict[str, float]:
+    model.eval()
+    with torch.inference_mode():
+        return evaluate(model)
