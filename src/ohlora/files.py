@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from PIL import Image, UnidentifiedImageError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -150,7 +151,7 @@ def read_csv(
         missing: whether float cells may be empty (NaN).
 
     Returns:
-        A data frame with these columns in this order, rows as in the file.
+        A data frame with these columns in this order, rows as in the file; `attrs["lines"]` has their line numbers.
 
     Raises:
         UserError: names the file, the line and what is allowed.
@@ -168,7 +169,8 @@ def read_csv(
     for name, kind in columns.items():
         column = header.index(name)
         table[name] = pd.Series([_cell(path, line, name, row[column], kind, missing) for line, row in body], dtype=kind)
-    _check_unique(path, table, key, [line for line, _ in body])
+    table.attrs["lines"] = [line for line, _ in body]
+    _check_unique(path, table, key)
     return table
 
 
@@ -186,13 +188,13 @@ def _cell(path: PathLike, line: int, name: str, text: str, kind: type, missing: 
     return value
 
 
-def _check_unique(path: PathLike, table: pd.DataFrame, key: str | Sequence[str] | None, lines: Sequence[int]) -> None:
+def _check_unique(path: PathLike, table: pd.DataFrame, key: str | Sequence[str] | None) -> None:
     names = [key] if isinstance(key, str) else list(key or [])
     repeated = np.flatnonzero(table.duplicated(names)) if names else np.empty(0, int)
     if repeated.size:
         first = repeated[0]
         values = ", ".join(f"{name} {table[name].iloc[first]}" for name in names)
-        raise UserError(f"{path}, line {lines[first]}: {values} is there twice")
+        raise UserError(f"{path}, line {table.attrs['lines'][first]}: {values} is there twice")
 
 
 # ---------------------------------------------------------------- arrays and weights
@@ -311,6 +313,10 @@ class ImageZip:
                     name = self._members[int(id_)]
                     raise UserError(f"{self.path}: image {name} has shape {image.shape}, others {images[0].shape}")
             yield np.stack(images)
+
+    def tensor(self, ids: Sequence[int] | np.ndarray) -> Tensor:
+        """All images of the ids at once, uint8 (N, 3, H, W)."""
+        return torch.cat([torch.from_numpy(batch).permute(0, 3, 1, 2) for batch in self.batches(ids, 256)])
 
     def close(self) -> None:
         """Closes the file."""

@@ -1,0 +1,244 @@
+"""Filter networks: K folds of a small CNN for each attribute, soft voting, thresholds, and the table of kept images.
+
+Source of the procedure and its numbers: Oh-LoRA (WannaBeSuperteur/AI_Projects, 2025_04_08_OhLoRA).
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score, roc_auc_score
+from sklearn.model_selection import KFold, StratifiedKFold
+from torch import Tensor, nn
+
+from ohlora.errors import UserError
+from ohlora.files import load_tensors, read_csv, save_tensors
+from ohlora.labels import ATTRIBUTES
+from ohlora.networks.cnn import GenderCNN, QualityCNN
+from ohlora.rng import stream
+from ohlora.training import Fitted, Schedule, fit, seeded
+
+NETWORKS: dict[str, type[nn.Module]] = {"gender": GenderCNN, "quality": QualityCNN}
+EVALUATION_BATCH = 64
+
+OnEpoch = Callable[[int, int, dict[str, float]], None]
+
+
+class Ensemble(nn.Module):
+    """Soft voting: the mean of the members' probabilities.
+
+    Input float32 (N, 3, H, W) RGB in [0, 1], output (N,) in [0, 1].
+    """
+
+    def __init__(self, members: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.stack([member(images).flatten() for member in self.members]).mean(dim=0)
+
+
+def make_folds(labels: np.ndarray, count: int, stratified: bool, seed: int, attribute: str) -> list[np.ndarray]:
+    """The validation indices of each fold; together they are all samples once.
+
+    Raises:
+        UserError: fewer images of a class than folds.
+    """
+    present, sizes = np.unique(labels, return_counts=True)
+    rarest = 0 if len(present) < 2 else int(sizes.min())
+    if rarest < count:
+        value = 1 - present[0] if len(present) < 2 else present[sizes.argmin()]
+        raise UserError(
+            f"label.n_labels = {len(labels)}: only {rarest} images have {attribute} = {value}, "
+            f"needed are train_filter.folds = {count}; label more images"
+        )
+    splitter = (StratifiedKFold if stratified else KFold)(
+        count, shuffle=True, random_state=int(stream(seed, "folds", attribute).integers(2**32))
+    )
+    return [valid for _, valid in splitter.split(labels, labels)]
+
+
+def classification_metrics(probability: np.ndarray, label: np.ndarray) -> dict[str, float]:
+    """Loss (cross-entropy, nats), accuracy, recall, precision, F1 and, if both classes are there, AUROC.
+
+    Args:
+        probability: (N,) in [0, 1], of class 1.
+        label: (N,) 0 or 1.
+    """
+    sure = np.clip(probability.astype(np.float64), 1e-7, 1 - 1e-7)
+    predicted = probability >= 0.5
+    metrics = {
+        "loss": float(-np.mean(np.where(label == 1, np.log(sure), np.log1p(-sure)))),
+        "accuracy": float(accuracy_score(label, predicted)),
+        "recall": float(recall_score(label, predicted, zero_division=0)),
+        "precision": float(precision_score(label, predicted, zero_division=0)),
+        "f1": float(f1_score(label, predicted, zero_division=0)),
+    }
+    if len(np.unique(label)) == 2:
+        metrics["auroc"] = float(roc_auc_score(label, probability))
+    return metrics
+
+
+def predict(model: nn.Module, images: Tensor, device: torch.device, batch_size: int = EVALUATION_BATCH) -> np.ndarray:
+    """Probabilities float32 (N,) for uint8 images (N, 3, H, W); the model is in eval mode."""
+    with torch.inference_mode():
+        return torch.cat([model(_unit(part, device)).flatten().cpu() for part in images.split(batch_size)]).numpy()
+
+
+def train_ensemble(
+    attribute: str,
+    images: Tensor,
+    labels: np.ndarray,
+    schedule: Schedule,
+    *,
+    folds: int,
+    stratified: bool,
+    max_valid_loss: float,
+    tries: int,
+    seed: int,
+    device: torch.device,
+    on_epoch: OnEpoch = lambda fold, epoch, metrics: None,
+) -> tuple[Ensemble, list[Fitted], list[int]]:
+    """Trains one network for each fold; a fold whose best validation loss is too high starts again from scratch.
+
+    Args:
+        attribute: "gender" or "quality".
+        images: uint8 (N, 3, H, W) RGB.
+        labels: (N,) 0 or 1.
+        max_valid_loss: a fold above it has failed.
+        tries: trainings of a fold, the first included.
+        on_epoch: called with the fold, the epoch within its current try and the epoch's metrics.
+
+    Returns:
+        The networks, their histories, and the tries each took.
+
+    Raises:
+        UserError: a fold failed in all its tries.
+    """
+    fitted: list[Fitted] = []
+    members: list[nn.Module] = []
+    used: list[int] = []
+    for fold, valid in enumerate(make_folds(labels, folds, stratified, seed, attribute)):
+        for attempt in range(tries):
+            purpose = ("train_filter", attribute, fold, attempt)
+            member, result = _train_fold(attribute, images, labels, valid, schedule, seed, purpose, device, on_epoch)
+            if result.best["loss"] <= max_valid_loss:
+                break
+        else:
+            raise UserError(
+                f"train_filter.{attribute}.max_valid_loss = {max_valid_loss}: fold {fold} reached "
+                f"{result.best['loss']:.4f} in the last of {tries} tries; allow more, or train or label more"
+            )
+        fitted.append(result)
+        members.append(member)
+        used.append(attempt + 1)
+    return Ensemble(members).eval(), fitted, used
+
+
+def _train_fold(
+    attribute: str,
+    images: Tensor,
+    labels: np.ndarray,
+    valid: np.ndarray,
+    schedule: Schedule,
+    seed: int,
+    purpose: tuple[str | int, ...],
+    device: torch.device,
+    on_epoch: OnEpoch,
+) -> tuple[nn.Module, Fitted]:
+    with seeded(seed, *purpose, "weights"):
+        model = NETWORKS[attribute](resolution=images.shape[-1]).to(device)
+    targets = torch.from_numpy(labels).float()
+    train = np.setdiff1d(np.arange(len(labels)), valid)
+    fold = int(purpose[2])
+    result = fit(
+        model,
+        lambda net, x, y: F.binary_cross_entropy(net(_unit(x, device)).flatten(), y),
+        (images[train], targets[train]),
+        lambda net: classification_metrics(predict(net, images[valid], device), labels[valid]),
+        schedule,
+        seed=seed,
+        purpose=purpose,
+        device=device,
+        on_epoch=lambda epoch, metrics: on_epoch(fold, epoch, metrics),
+    )
+    return model, result
+
+
+def _unit(images: Tensor, device: torch.device) -> Tensor:
+    """uint8 to float32 in [0, 1], what the filter networks take."""
+    return images.to(device).float() / 255
+
+
+def save_ensemble(path: str | Path, ensemble: Ensemble, attribute: str, resolution: int) -> None:
+    """Writes the networks of one attribute; the file says what they are."""
+    config = {"attribute": attribute, "resolution": resolution, "folds": len(ensemble.members)}
+    save_tensors(path, ensemble.state_dict(), {"architecture": "filter ensemble", "config": json.dumps(config)})
+
+
+def load_ensemble(path: str | Path, attribute: str) -> Ensemble:
+    """Reads the networks of one attribute, in eval mode. Raises UserError if the file holds something else."""
+    state, metadata = load_tensors(path)
+    if metadata.get("architecture") != "filter ensemble":
+        raise UserError(f"{path}: holds {metadata.get('architecture')!r}, needed is a filter ensemble")
+    config = json.loads(metadata["config"])
+    if config["attribute"] != attribute:
+        raise UserError(f"{path}: holds networks for {config['attribute']}, needed is {attribute}")
+    ensemble = Ensemble(NETWORKS[attribute](resolution=config["resolution"]) for _ in range(config["folds"]))
+    ensemble.load_state_dict(state)
+    return ensemble.eval()
+
+
+def filter_table(
+    ids: np.ndarray, labels: pd.DataFrame, scores: Mapping[str, np.ndarray], thresholds: Mapping[str, float]
+) -> pd.DataFrame:
+    """The scores of all images and which are kept.
+
+    Args:
+        ids: (N,) all images.
+        labels: as `ohlora.labels.read_labels` gives them; they count instead of the networks' scores.
+        scores: per attribute (N,) the networks' votes.
+        thresholds: per attribute the lowest score kept.
+
+    Returns:
+        Columns id, then for each attribute its score (4 digits) and source, kept (0 or 1) and reason (empty if kept).
+
+    Raises:
+        UserError: no image is kept, or a label belongs to no image.
+    """
+    unknown = labels.index.difference(ids)
+    if len(unknown):
+        raise UserError(f"labels: id {unknown[0]} belongs to no image")
+    table = pd.DataFrame({"id": ids})
+    labelled = table["id"].isin(labels.index).to_numpy()
+    reasons = np.full(len(ids), "", dtype=object)
+    for attribute in ATTRIBUTES:
+        given = labels.reindex(ids)
+        table[attribute] = np.where(labelled, given[attribute], np.round(scores[attribute].astype(np.float64), 4))
+        table[f"{attribute}_source"] = np.where(labelled, given[f"{attribute}_source"], "cnn")
+        low = (table[attribute] < thresholds[attribute]).to_numpy()
+        reasons[low] += f" {attribute} below {thresholds[attribute]:g}"
+    table["kept"] = (reasons == "").astype(int)
+    table["reason"] = [reason.strip() for reason in reasons]
+    if not table["kept"].any():
+        limits = ", ".join(f"filter.{name}_min = {thresholds[name]:g}" for name in ATTRIBUTES)
+        best = ", ".join(f"{name} {table[name].max():.4f}" for name in ATTRIBUTES)
+        raise UserError(f"{limits}: no image reaches them; the highest scores are {best}")
+    return table
+
+
+def kept_ids(path: str | Path) -> np.ndarray:
+    """The ids (N,), ascending, that a table written by the filter keeps."""
+    table = read_csv(path, {"id": int, "kept": int})
+    return np.sort(table.loc[table["kept"] == 1, "id"].to_numpy())
+
+
+def extremes(scores: np.ndarray, threshold: float, count: int) -> dict[str, np.ndarray]:
+    """Indices of the `count` best, worst and (nearest to the threshold) borderline scores."""
+    order = np.argsort(-scores, kind="stable")
+    near = np.argsort(np.abs(scores - threshold), kind="stable")
+    return {"best": order[:count], "borderline": near[:count], "worst": order[::-1][:count]}

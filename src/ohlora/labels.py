@@ -1,0 +1,90 @@
+"""Labels of images, 0 or 1: read from people's tables, completed by the annotator, and checked."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ohlora.errors import UserError
+from ohlora.files import read_csv
+
+ATTRIBUTES = ("gender", "quality")
+SOURCES = ("human", "annotator")
+
+
+def read_human(path: str | Path, n_images: int) -> pd.DataFrame:
+    """Reads the labels that a person gave.
+
+    Args:
+        path: a CSV file with the columns id, attribute and value, in any order of rows; no rows are fine.
+        n_images: ids are 0 to n_images - 1.
+
+    Returns:
+        Columns id, attribute, value (0 or 1).
+
+    Raises:
+        UserError: names the line and what is allowed.
+    """
+    table = read_csv(path, {"id": int, "attribute": str, "value": int}, key=("id", "attribute"))
+    _check(path, table, "id", table["id"].between(0, n_images - 1), f"0 to {n_images - 1}, the ids of the images")
+    _check_values(path, table)
+    return table
+
+
+def complete(human: pd.DataFrame, ids: np.ndarray, probabilities: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """The person's labels where there are any, else the annotator's.
+
+    Args:
+        human: as `read_human` gives them; rows of other ids are left out.
+        ids: (N,) the images that get labels.
+        probabilities: per attribute (N,) the annotator's readings, 0..1; from 0.5 on the label is 1.
+
+    Returns:
+        Columns id, attribute, value and source; ids ascending within each attribute.
+    """
+    tables = []
+    for attribute in ATTRIBUTES:
+        given = human[human["attribute"] == attribute].set_index("id")["value"].reindex(ids)
+        guessed = (probabilities[attribute] >= 0.5).astype(int)
+        there = given.notna().to_numpy()
+        value = np.where(there, given.fillna(0).to_numpy(), guessed).astype(int)
+        source = np.where(there, "human", "annotator")
+        tables.append(pd.DataFrame({"id": ids, "attribute": attribute, "value": value, "source": source}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def read_labels(path: str | Path) -> pd.DataFrame:
+    """Reads a complete table of labels: each image has one for every attribute.
+
+    Returns:
+        Index id (ascending); columns gender, quality (0 or 1), gender_source, quality_source.
+
+    Raises:
+        UserError: names the line, or the id without a label.
+    """
+    table = read_csv(path, {"id": int, "attribute": str, "value": int, "source": str}, key=("id", "attribute"))
+    _check_values(path, table)
+    _check(path, table, "source", table["source"].isin(SOURCES), " or ".join(SOURCES))
+    wide = table.pivot(index="id", columns="attribute", values=["value", "source"])
+    wide = wide.reindex(columns=pd.MultiIndex.from_product([["value", "source"], ATTRIBUTES]))
+    for attribute in ATTRIBUTES:
+        absent = wide.index[wide["value", attribute].isna()]
+        if len(absent):
+            raise UserError(f"{path}: id {absent[0]} has no label for {attribute} ({len(absent)} such ids)")
+    wide.columns = [*ATTRIBUTES, *(f"{name}_source" for name in ATTRIBUTES)]  # type: ignore[assignment]
+    return wide.astype(dict.fromkeys(ATTRIBUTES, int)).sort_index()
+
+
+def _check_values(path: str | Path, table: pd.DataFrame) -> None:
+    _check(path, table, "attribute", table["attribute"].isin(ATTRIBUTES), " or ".join(ATTRIBUTES))
+    _check(path, table, "value", table["value"].isin([0, 1]), "0 or 1")
+
+
+def _check(path: str | Path, table: pd.DataFrame, column: str, good: pd.Series, allowed: str) -> None:
+    bad = np.flatnonzero(~good)
+    if bad.size:
+        row = table.iloc[bad[0]]
+        raise UserError(
+            f"{path}, line {table.attrs['lines'][bad[0]]}: {column} is {row[column]!s}, allowed is {allowed}"
+        )

@@ -1,0 +1,51 @@
+"""Stage synthesize: face images from the base generator, and their latents."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from ohlora.errors import main
+from ohlora.files import save_npz, write_images
+from ohlora.networks.stylegan import Generator, to_uint8
+from ohlora.plots import contact_sheet, save_image
+from ohlora.rng import standard_normal
+from ohlora.stages import Stage
+from ohlora.stages.paths import IMAGES, LATENTS, PLOT
+from ohlora.weights import load_bundled
+
+SHEET_IMAGES = 64
+
+
+def images_of(generator: Generator, z: np.ndarray, psi: float, size: int, device: torch.device) -> Iterator[np.ndarray]:
+    """uint8 (H, W, 3) for each latent; psi below 1 pulls the w of all layers towards the mean one."""
+    layers = generator.synthesis.num_layers
+    for batch in tqdm(torch.from_numpy(z).split(size), desc="synthesize", unit="batch", disable=None):
+        with torch.inference_mode():
+            images = generator(batch.to(device), truncation_psi=psi, truncation_layers=layers, noise="const")
+        yield from to_uint8(images).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def run() -> None:
+    """Draws all latents at once, in the order of the ids, and writes the images and a sheet of the first ones."""
+    with Stage("synthesize", "seed", "synthesize") as stage:
+        params = stage.params.synthesize
+        generator = load_bundled("generator").to(stage.device)
+        z = standard_normal(stage.seed, "synthesize", (params.n_images, generator.mapping.z_dim))
+        ids = np.arange(params.n_images)
+        shown: list[np.ndarray] = []
+
+        def keep_first(images: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+            for image in images:
+                shown.extend([image] if len(shown) < SHEET_IMAGES else [])
+                yield image
+
+        images = images_of(generator, z, params.truncation_psi, params.batch_size, stage.device)
+        write_images(IMAGES, ids, keep_first(images))
+        save_npz(LATENTS, z=z, ids=ids)
+        save_image(PLOT.format("synthesize"), contact_sheet(shown, columns=8))
+
+
+if __name__ == "__main__":
+    main(run)
