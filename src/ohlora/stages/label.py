@@ -1,4 +1,4 @@
-"""Stage label: gender and quality, 0 or 1, of the first images, by a person where a table has it, else the annotator."""
+"""Stage label: gender and quality, 0 or 1, of the first images, by a person where a table has it, or the annotator."""
 
 import numpy as np
 import torch
