@@ -1,0 +1,114 @@
+"""Training of the property CNN on scores read from parse maps, and how well it repeats them."""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from ohlora.errors import UserError
+from ohlora.plots import correlation
+from ohlora.properties import PROPERTY_NAMES
+from ohlora.rng import stream
+from ohlora.training import Fitted, Schedule, fit
+
+EVALUATION_BATCH = 64
+MIN_IMAGES = 20
+DECIDING = [index for index, name in enumerate(PROPERTY_NAMES) if name != "background_std"]  # for early stopping
+
+
+def squared_errors(predicted: Tensor, targets: Tensor) -> Tensor:
+    """Mean squared error of each property, shape (P,), over the targets that are there; 0 where none is."""
+    there = targets.isfinite()
+    errors = torch.where(there, predicted - targets.nan_to_num(), 0.0).square().sum(dim=0)
+    return errors / there.sum(dim=0).clamp(min=1)
+
+
+def predict(model: nn.Module, batches: Iterable[Tensor], device: torch.device) -> np.ndarray:
+    """Scores float32 (N, P) for batches of uint8 images (n, 3, H, W); the model is in eval mode."""
+    with torch.inference_mode():
+        return torch.cat([model(_signed(batch, device)).float().cpu() for batch in batches]).numpy()
+
+
+def train(
+    model: nn.Module,
+    images: Tensor,
+    targets: np.ndarray,
+    valid_fraction: float,
+    schedule: Schedule,
+    *,
+    seed: int,
+    device: torch.device,
+    on_epoch: Callable[[int, dict[str, float]], None] = lambda epoch, metrics: None,
+) -> tuple[Fitted, np.ndarray]:
+    """Trains a property CNN in place; it is left in eval mode with the weights of its best epoch.
+
+    Args:
+        model: float32 (N, 3, H, W) in [-1, 1] -> (N, P), on `device`.
+        images: uint8 (N, 3, H, W) RGB.
+        targets: (N, P) normalised scores; NaN is missing and does not count.
+        valid_fraction: share of the images held back.
+        on_epoch: called with the epoch and its metrics: train_loss, loss (without background_std), and each property.
+
+    Returns:
+        The history, and the indices of the images held back.
+
+    Raises:
+        UserError: fewer than MIN_IMAGES images.
+    """
+    if len(images) < MIN_IMAGES:
+        raise UserError(
+            f"{len(images)} images have property scores, needed are at least {MIN_IMAGES}; "
+            "raise synthesize.n_images or lower filter.gender_min, filter.quality_min"
+        )
+    valid = np.sort(
+        stream(seed, "train_property_cnn", "split").permutation(len(images))[: round(valid_fraction * len(images)) or 1]
+    )
+    train_ = np.setdiff1d(np.arange(len(images)), valid)
+    scores = torch.from_numpy(targets).float()
+
+    def evaluate(net: nn.Module) -> dict[str, float]:
+        predicted = torch.from_numpy(predict(net, images[valid].split(EVALUATION_BATCH), device))
+        errors = squared_errors(predicted, scores[valid])
+        return {"loss": float(errors[DECIDING].mean()), **dict(zip(PROPERTY_NAMES, errors.tolist(), strict=True))}
+
+    fitted = fit(
+        model,
+        lambda net, x, y: squared_errors(net(_signed(x, device)), y).mean(),
+        (images[train_], scores[train_]),
+        evaluate,
+        schedule,
+        seed=seed,
+        purpose=("train_property_cnn",),
+        device=device,
+        on_epoch=on_epoch,
+    )
+    return fitted, valid
+
+
+def compare(targets: np.ndarray, predicted: np.ndarray, valid: np.ndarray) -> pd.DataFrame:
+    """Correlation and mean absolute error of each property, over all images and over those held back.
+
+    Args:
+        targets, predicted: (N, P); missing targets are NaN.
+        valid: indices of the images held back.
+
+    Returns:
+        Columns property, valid_correlation, valid_mae, all_correlation, all_mae; an undefined value is NaN.
+    """
+    rows = []
+    for index, name in enumerate(PROPERTY_NAMES):
+        row: dict[str, str | float] = {"property": name}
+        for part, chosen in (("valid", valid), ("all", np.arange(len(targets)))):
+            x, y = targets[chosen, index], predicted[chosen, index]
+            there = np.isfinite(x)
+            row[f"{part}_correlation"] = correlation(x, y)
+            row[f"{part}_mae"] = float(np.abs(x - y)[there].mean()) if there.any() else float("nan")
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _signed(images: Tensor, device: torch.device) -> Tensor:
+    """uint8 to float32 in [-1, 1], what the property network takes."""
+    return images.to(device).float() / 127.5 - 1

@@ -1,0 +1,136 @@
+"""Parameters: what is refused, in one line that says what is allowed."""
+
+import re
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT, WriteParams
+from ruamel.yaml import YAML
+
+from ohlora.errors import UserError
+from ohlora.params import Params, fingerprint, load_params
+
+REFUSED = [
+    ("k_percent", -5, "above 0 to 0.5"),
+    ("k_percent", 0, "above 0"),
+    ("k_percent", 0.6, "to 0.5"),
+    ("k_percent", "abc", "a number"),
+    ("k_percent", True, "a number"),
+    ("k_percent", float("nan"), "a number"),
+    ("k_percent", float("inf"), "a number"),
+    ("k_percent", None, "a number"),
+    ("n_samples", 3.5, "a whole number from 100"),
+    ("n_samples", 99, "from 100"),
+    ("seed", True, "a whole number"),
+    ("seed", -1, "from 0"),
+    ("runtime.device", "gpu", "one of auto, cpu, cuda"),
+    ("synthesize.truncation_psi", 1.5, "to 1"),
+    ("synthesize.batch_size", 0, "from 1"),
+    ("label.n_labels", 100_000, "at most synthesize.n_images"),
+    ("train_filter.folds", 1, "from 2"),
+    ("train_filter.gender.stratified", 1, "true or false"),
+    ("train_filter.quality.max_valid_loss", 0, "above 0"),
+    ("filter.gender_min", 1.1, "to 1"),
+    ("score.normalisation", "minmax", "standard, range"),
+    ("score.ddof", True, "a whole number"),
+    ("score.ddof", 2, "to 1"),
+    ("vectors.groups", ["eyes"], "hair_color, hair_length, background_mean"),
+    ("vectors.groups", ["hair_color", "hair_color"], "twice"),
+    ("vectors.groups", [], "at least 1"),
+    ("vectors.generator", "v1", "base"),
+    ("test_vectors.weights.eyes", [1.0], "at least 2"),
+    ("test_vectors.weights.mouth", [0.5, 50], "from -20"),
+    ("test_vectors.thresholds.pose", -0.1, "from 0"),
+    ("report.title", "", "text"),
+    ("score", 3, "a section with"),
+]
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        load_params(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(path) in message
+    return message
+
+
+def leaves(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found = {}
+    for key, value in content.items():
+        found |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found
+
+
+def test_defaults_are_valid() -> None:
+    assert isinstance(load_params(ROOT / "params.yaml"), Params)
+
+
+@pytest.mark.parametrize(("name", "value", "allowed"), REFUSED)
+def test_bad_value_is_refused_with_name_value_and_what_is_allowed(
+    write_params: WriteParams, name: str, value: Any, allowed: str
+) -> None:
+    message = refusal(write_params({name: value}))
+    assert name in message
+    assert allowed in message
+
+
+def test_every_parameter_refuses_a_wrong_type_and_its_absence(
+    write_params: WriteParams, default_params: dict[str, Any]
+) -> None:
+    for name, value in leaves(default_params).items():
+        wrong: Any = 7 if isinstance(value, str) else "seven"
+        assert name in refusal(write_params({name: wrong}))
+        assert f"{name} is missing" in refusal(write_params({name: ...}))
+
+
+@pytest.mark.parametrize("name", ["k_percnt", "score.dof", "test_vectors.weights.gaze"])
+def test_unknown_key_is_refused_and_the_known_ones_are_named(write_params: WriteParams, name: str) -> None:
+    message = refusal(write_params({name: 1}))
+    assert f"{name} is unknown; known are " in message
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a: [1", "k_percent: 1\nk_percent: 2", "", "- 1", "\ta: 1", "a: b: c", "&a [*a]", "!!python/object:os.system x"],
+)
+def test_broken_yaml_is_one_line(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    refusal(path)
+
+
+def test_wrong_encoding_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_bytes("seed: 0  # großer Wert".encode("latin-1"))
+    assert "UTF-8" in refusal(path)
+
+
+def test_scientific_notation_is_a_number(write_params: WriteParams) -> None:
+    path = write_params({})
+    path.write_text(re.sub(r"learning_rate: [\d.e-]+", "learning_rate: 5e-05", path.read_text(), count=1))
+    assert load_params(path).train_filter.learning_rate == 5e-5
+
+
+def test_every_value_has_a_comment() -> None:
+    lines = (ROOT / "params.yaml").read_text().splitlines()
+    for before, line in pairwise(lines):
+        if re.match(r" *\w+: *\S", line):
+            group_comment = re.match(r" {4,}(eyes|mouth|pose):", line)
+            assert before.lstrip().startswith("#") or group_comment, line
+
+
+def test_file_is_in_the_form_dvc_writes(tmp_path: Path) -> None:
+    yaml = YAML()
+    yaml.default_flow_style = False
+    yaml.dump(yaml.load((ROOT / "params.yaml").read_text()), tmp_path / "params.yaml")
+    assert (tmp_path / "params.yaml").read_text() == (ROOT / "params.yaml").read_text()
+
+
+def test_fingerprint_follows_the_values() -> None:
+    params = load_params(ROOT / "params.yaml")
+    changed = params.score.model_copy(update={"ddof": 0})
+    assert fingerprint(params.score) == fingerprint(params.score.model_copy())
+    assert fingerprint(params.score) != fingerprint(changed)
