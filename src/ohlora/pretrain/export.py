@@ -22,7 +22,7 @@ def export_network(source: Path, target: Path, half: bool) -> dict[str, object]:
     """Copies one network and describes it.
 
     Args:
-        source: a safetensors file whose metadata holds `architecture` and, where shapes do not tell it, `config` (JSON).
+        source: a safetensors file; its metadata holds `architecture` and, where shapes do not tell it, `config` (JSON).
         target: the file to write.
         half: whether weights of two and more axes are rounded to float16; the others (batch norm, biases) stay.
 
