@@ -1,0 +1,210 @@
+"""The image generation test: do the properties of edited images follow the weights that were asked for?"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from ohlora.errors import UserError
+from ohlora.networks.stylegan import Generator
+from ohlora.properties import BY_NAME
+from ohlora.sampling import map_latents, synthesise
+from ohlora.vectors import Directions, assign_groups
+
+# What the judge measures in place of each property; the score of pose comes from the line of the eyes, so roll as well.
+JUDGE_READINGS = {"eyes": ("lid_aperture",), "mouth": ("lip_aperture",), "pose": ("yaw", "roll")}
+
+CASES_AT_ONCE = 32
+
+
+def weight_grid(weights: Mapping[str, Sequence[float]], properties: Sequence[str]) -> np.ndarray:
+    """All combinations of the weights.
+
+    Args:
+        weights: weights of each property; the original's are 2 of eyes, 5 of mouth and 5 of pose, so 50 images.
+        properties: order of the columns.
+
+    Returns:
+        float32 (M, P); the first column changes slowest.
+    """
+    return np.array(list(product(*(weights[name] for name in properties))), dtype=np.float32)
+
+
+def edited(w: np.ndarray, vectors: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """Moves latents along vectors.
+
+    Args:
+        w: float32 (N, D).
+        vectors: float32 (N, P, D), the vectors of each latent's group.
+        steps: float32 (M, P) weights.
+
+    Returns:
+        float32 (N, M, D): w + sum over properties of weight times vector.
+    """
+    return w[:, None] + np.einsum("mp,npd->nmd", steps, vectors, optimize=True)
+
+
+def correlations(asked: np.ndarray, read: np.ndarray) -> np.ndarray:
+    """Pearson's correlation of weights and readings of each case.
+
+    Args:
+        asked: (M, P) weights.
+        read: (N, M, R) readings.
+
+    Returns:
+        float64 (N, P, R); NaN where a reading is missing or (within rounding) constant.
+    """
+    x = asked - asked.mean(axis=0, dtype=np.float64)
+    centre = read.mean(axis=1, keepdims=True, dtype=np.float64)
+    y = read - centre
+    x_norm, y_norm = np.linalg.norm(x, axis=0), np.linalg.norm(y, axis=1)
+    constant = y_norm <= 1e-6 * np.sqrt(len(asked)) * np.maximum(np.abs(centre[:, 0]), 1e-3)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        values = np.einsum("mp,nmr->npr", x, y) / (x_norm[:, None] * y_norm[:, None])
+    return np.where(constant[:, None] | (x_norm == 0)[:, None], np.nan, values)
+
+
+def passes(values: np.ndarray, thresholds: Sequence[float]) -> np.ndarray:
+    """Whether all correlations of a case reach their thresholds; NaN and a wrong sign fail.
+
+    Args:
+        values: (N, P) signed correlations (absolute ones for the original's criterion).
+        thresholds: (P,).
+
+    Returns:
+        bool (N,).
+    """
+    return (np.nan_to_num(values, nan=-1.0) >= np.asarray(thresholds)).all(axis=1)
+
+
+@dataclass(frozen=True)
+class Readers:
+    """What makes and reads images, all in eval mode on `device`; `batch_size` images at once."""
+
+    generator: Generator
+    property_cnn: nn.Module
+    judge: nn.Module
+    device: torch.device
+    batch_size: int
+
+
+@torch.inference_mode()
+def read_images(readers: Readers, w: np.ndarray, judged: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Makes the images of latents and reads them twice.
+
+    Args:
+        w: float32 (N, D).
+        judged: names of the judge's readings; none if the judge is not needed.
+
+    Returns:
+        Property CNN scores, float32 (N, 7), and the judge's readings, float32 (N, len(judged)).
+    """
+    scores, readings = [], []
+    for images in synthesise(readers.generator, w, readers.batch_size, readers.device):
+        scores.append(readers.property_cnn(images).float().cpu().numpy())
+        attributes = readers.judge(images) if judged else {}
+        columns = [np.asarray(attributes[name], dtype=np.float32) for name in judged]
+        readings.append(np.stack(columns, axis=1) if judged else np.empty((len(images), 0), np.float32))
+    return np.concatenate(scores), np.concatenate(readings)
+
+
+@dataclass(frozen=True)
+class Cases:
+    """The test of N latents with M images each.
+
+    Attributes:
+        z, w: float32 (N, D) latents before editing.
+        groups: int64 (N,), index into the directions' groups.
+        asked: float32 (M, P) weights.
+        scores: float32 (N, M, P), the property CNN's readings.
+        judged: float32 (N, M, J), the judge's readings in the order of `judge_columns`.
+    """
+
+    z: np.ndarray
+    w: np.ndarray
+    groups: np.ndarray
+    asked: np.ndarray
+    scores: np.ndarray
+    judged: np.ndarray
+
+
+def judge_columns(properties: Sequence[str]) -> list[tuple[str, str]]:
+    """(property, judge's reading) pairs, the main reading of each property first."""
+    return [(name, reading) for name in properties for reading in JUDGE_READINGS[name]]
+
+
+def run_cases(readers: Readers, directions: Directions, z: np.ndarray, weights: Mapping[str, Sequence[float]]) -> Cases:
+    """Edits, draws and reads all cases; images are batched over cases.
+
+    Args:
+        directions: vectors, and the medians that tell a latent's group from the reading of its own image.
+        z: float32 (N, z_dim), none of the search's latents.
+        weights: weights of each property of the directions.
+    """
+    names = directions.properties.tolist()
+    w = map_latents(readers.generator, z, readers.device)
+    own, _ = read_images(readers, w, [])
+    groups = assign_groups(own[:, columns(directions.grouping)], directions.medians)
+    if (groups < 0).any():
+        raise UserError("the property CNN reads no number from some images; train it again (stage train_property_cnn)")
+    asked = weight_grid(weights, names)
+    judged = [reading for _, reading in judge_columns(names)]
+    scores, readings = [], []
+    with tqdm(total=len(z), desc="test_vectors", unit="case", disable=None) as bar:
+        # A few cases at a time: the edited latents of all of them need not fit into memory.
+        for chunk in np.array_split(np.arange(len(z)), -(-len(z) // CASES_AT_ONCE)):
+            moved = edited(w[chunk], directions.vectors[groups[chunk]], asked)
+            score, reading = read_images(readers, moved.reshape(-1, w.shape[1]), judged)
+            scores.append(score[:, columns(names)].reshape(len(chunk), len(asked), -1))
+            readings.append(reading.reshape(len(chunk), len(asked), -1))
+            bar.update(len(chunk))
+    return Cases(z, w, groups, asked, np.concatenate(scores), np.concatenate(readings))
+
+
+def columns(names: Iterable[str]) -> list[int]:
+    """The property CNN's outputs of these properties."""
+    return [BY_NAME[name].index for name in names]
+
+
+@dataclass(frozen=True)
+class Results:
+    """Correlations of N cases.
+
+    Attributes:
+        properties: P names.
+        cross: float64 (N, P, P), asked weight against CNN-read property; the diagonal is what counts.
+        judge: for (property, reading): float64 (N,), asked weight against the judge's reading.
+        passed: bool (N,), signed correlations.
+        passed_absolute: bool (N,), the original's criterion, which takes a reversed vector too.
+    """
+
+    properties: list[str]
+    cross: np.ndarray
+    judge: dict[tuple[str, str], np.ndarray]
+    passed: np.ndarray
+    passed_absolute: np.ndarray
+
+    @property
+    def own(self) -> np.ndarray:
+        """float64 (N, P): correlation of each property's weight with its own reading."""
+        return np.diagonal(self.cross, axis1=1, axis2=2)
+
+    def ranking(self) -> np.ndarray:
+        """Case indices from the highest sum of signed correlations to the lowest; NaN counts as -1."""
+        return np.argsort(-np.nan_to_num(self.own, nan=-1.0).sum(axis=1), kind="stable")
+
+
+def evaluate(cases: Cases, properties: Sequence[str], thresholds: Mapping[str, float]) -> Results:
+    """Correlations and verdicts of all cases."""
+    cross = correlations(cases.asked, cases.scores)
+    by_judge = correlations(cases.asked, cases.judged)
+    judge = {
+        pair: by_judge[:, properties.index(pair[0]), column] for column, pair in enumerate(judge_columns(properties))
+    }
+    own = np.diagonal(cross, axis1=1, axis2=2)
+    limits = [thresholds[name] for name in properties]
+    return Results(list(properties), cross, judge, passes(own, limits), passes(np.abs(own), limits))

@@ -1,0 +1,83 @@
+"""A generator, property CNN and judge whose true directions are known: one patch of the image for each property."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ohlora.properties import BY_NAME, PROPERTIES
+
+DIM = 24
+SCALE = 5.0  # score = SCALE * patch, so patches stay within [-1, 1]
+
+
+class Mapping(nn.Module):
+    matrix: Tensor
+    z_dim = DIM
+
+    def __init__(self) -> None:
+        super().__init__()
+        square = torch.randn(DIM, DIM, generator=torch.Generator().manual_seed(3))
+        spreads = torch.linspace(0.6, 1.5, DIM)  # w spreads more along some axes than along others
+        self.register_buffer("matrix", torch.linalg.qr(square)[0] * spreads)
+
+    def forward(self, z: Tensor) -> dict[str, Tensor]:
+        return {"w": z @ self.matrix + 0.7}
+
+
+class Synthesis(nn.Module):
+    directions: Tensor
+
+    def __init__(self, directions: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("directions", directions)
+
+    def forward(self, w: Tensor, noise: str = "const") -> Tensor:
+        patches = (w - 0.7) @ self.directions.T / SCALE
+        image = patches[:, None, :, None].expand(-1, 3, -1, 8)
+        return image.contiguous()
+
+
+class Generator(nn.Module):
+    """Orthogonal unit directions, one for each of the seven properties, are the rows of `directions`."""
+
+    resolution = 8
+
+    def __init__(self) -> None:
+        super().__init__()
+        square = torch.randn(DIM, DIM, generator=torch.Generator().manual_seed(5))
+        self.directions = torch.linalg.qr(square)[0][: len(PROPERTIES)].contiguous()
+        self.mapping = Mapping()
+        self.synthesis = Synthesis(self.directions)
+
+    def direction(self, name: str) -> np.ndarray:
+        return self.directions[BY_NAME[name].index].numpy()
+
+
+class PropertyCNN(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return images.mean(dim=(1, 3)) * SCALE
+
+
+class Judge(nn.Module):
+    """Reads the same patches in other units; its yaw is turned round where `mirrored`."""
+
+    def __init__(self, mirrored: bool = False) -> None:
+        super().__init__()
+        self.sign = -1 if mirrored else 1
+
+    def forward(self, images: Tensor) -> dict[str, np.ndarray]:
+        patches = images.mean(dim=(1, 3)).numpy()
+        columns = {name: patches[:, BY_NAME[name].index] for name in ("eyes", "mouth", "pose")}
+        return {
+            "lid_aperture": 0.3 + columns["eyes"],
+            "lip_aperture": 0.1 + columns["mouth"],
+            "yaw": self.sign * columns["pose"],
+            "roll": np.zeros(len(images), dtype=np.float32),
+        }
+
+
+def world() -> tuple[Any, Any, Any]:
+    """Generator, property CNN, judge."""
+    return Generator().eval(), PropertyCNN().eval(), Judge().eval()

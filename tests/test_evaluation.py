@@ -1,0 +1,175 @@
+"""The image generation test: what passes, what fails, and what each number means."""
+
+import numpy as np
+import pytest
+import torch
+from linear_world import Judge, world
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from ohlora.errors import UserError
+from ohlora.evaluation import (
+    Readers,
+    correlations,
+    edited,
+    evaluate,
+    judge_columns,
+    passes,
+    run_cases,
+    weight_grid,
+)
+from ohlora.properties import EXPRESSIONS, GROUPING
+from ohlora.rng import standard_normal, stream
+from ohlora.vector_plots import correlation_histograms, responses, stack, strip
+from ohlora.vectors import Directions, group_names
+
+WEIGHTS = {
+    "eyes": [-1.2, 1.2],
+    "mouth": [-1.8, -0.9, 0.0, 0.9, 1.8],
+    "pose": [-1.8, -1.2, -0.6, 0.0, 0.6],
+}
+THRESHOLDS = {"eyes": 0.92, "mouth": 0.88, "pose": 0.92}
+
+
+def readers(batch_size: int = 64, mirrored: bool = False) -> Readers:
+    generator, cnn, _ = world()
+    return Readers(generator, cnn, Judge(mirrored), torch.device("cpu"), batch_size)
+
+
+def true_directions(sign: float = 1.0) -> Directions:
+    generator, _, _ = world()
+    vectors = np.stack([generator.direction(name) for name in EXPRESSIONS])
+    vectors[2] *= sign
+    shape = (8, 3)
+    return Directions(
+        np.broadcast_to(vectors, (8, *vectors.shape)),
+        np.ones(shape),
+        np.ones(shape, int),
+        np.array(group_names(3)),
+        np.array(EXPRESSIONS),
+        np.array(GROUPING),
+        np.zeros(3),
+    )
+
+
+def latents(count: int) -> np.ndarray:
+    return standard_normal(0, "cases", (count, 24))
+
+
+def test_the_grid_is_the_originals_50_images() -> None:
+    grid = weight_grid(WEIGHTS, EXPRESSIONS)
+    assert grid.shape == (50, 3)
+    assert len(np.unique(grid, axis=0)) == 50
+    for column, name in enumerate(EXPRESSIONS):
+        np.testing.assert_allclose(np.unique(grid[:, column]), WEIGHTS[name], atol=1e-6)
+
+
+def test_all_three_vectors_are_added() -> None:
+    w = np.ones((2, 4), np.float32)
+    vectors = np.eye(4, dtype=np.float32)[:3][None].repeat(2, axis=0)
+    moved = edited(w, vectors, np.array([[1, 2, 3], [0, 0, -1]], np.float32))
+    np.testing.assert_array_equal(moved[1], [[2, 3, 4, 1], [1, 1, 0, 1]])
+
+
+def test_correlations_equal_numpys() -> None:
+    rng = stream(0, "test")
+    asked, read = rng.standard_normal((50, 3)), rng.standard_normal((4, 50, 2))
+    values = correlations(asked, read)
+    assert values.shape == (4, 3, 2)
+    for case, column, reading in np.ndindex(4, 3, 2):
+        expected = np.corrcoef(asked[:, column], read[case, :, reading])[0, 1]
+        assert values[case, column, reading] == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.1, -7.3, 1e6])
+def test_a_constant_reading_has_no_correlation_and_fails(constant: float) -> None:
+    grid = weight_grid(WEIGHTS, EXPRESSIONS)
+    values = correlations(grid, np.full((1, 50, 1), constant, dtype=np.float32))
+    assert np.isnan(values).all()
+    assert not passes(values[:, :, 0], [0.0, 0.0, 0.0]).any()
+
+
+def test_a_missing_reading_has_no_correlation() -> None:
+    read = stream(0, "test").standard_normal((1, 50, 1))
+    read[0, 3] = np.nan
+    assert np.isnan(correlations(weight_grid(WEIGHTS, EXPRESSIONS), read)).all()
+
+
+def test_a_wrong_sign_fails_signed_and_passes_absolute() -> None:
+    values = np.array([[0.95, 0.95, 0.95], [0.95, -0.95, 0.95], [0.95, 0.87, 0.95], [0.95, np.nan, 0.95]])
+    limits = list(THRESHOLDS.values())
+    assert passes(values, limits).tolist() == [True, False, False, False]
+    assert passes(np.abs(values), limits).tolist() == [True, True, False, False]
+
+
+def test_true_directions_pass_every_case_and_the_judge_agrees() -> None:
+    cases = run_cases(readers(), true_directions(), latents(6), WEIGHTS)
+    assert cases.scores.shape == (6, 50, 3)
+    results = evaluate(cases, EXPRESSIONS, THRESHOLDS)
+    assert results.passed.all()
+    assert results.own.min() > 0.99
+    assert all(results.judge[name, reading].min() > 0.99 for name, reading in judge_columns(EXPRESSIONS)[:3])
+    assert np.isnan(results.judge["pose", "roll"]).all()
+    crossed = results.cross[:, ~np.eye(3, dtype=bool)]
+    assert np.abs(crossed).max() < 0.05
+
+
+def test_a_reversed_vector_fails_every_case() -> None:
+    results = evaluate(run_cases(readers(), true_directions(-1.0), latents(4), WEIGHTS), EXPRESSIONS, THRESHOLDS)
+    assert not results.passed.any()
+    assert results.passed_absolute.all()
+    assert results.own[:, 2].max() < -0.99
+
+
+def test_the_judge_may_disagree_with_the_property_cnn() -> None:
+    cases = run_cases(readers(mirrored=True), true_directions(), latents(4), WEIGHTS)
+    results = evaluate(cases, EXPRESSIONS, THRESHOLDS)
+    assert results.passed.all()
+    assert results.judge["pose", "yaw"].max() < -0.99
+
+
+def test_readings_do_not_depend_on_the_batch_size() -> None:
+    one, other = (run_cases(readers(size), true_directions(), latents(35), WEIGHTS) for size in (13, 1000))
+    np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
+    np.testing.assert_array_equal(one.groups, other.groups)
+
+
+def test_the_group_of_a_case_comes_from_its_own_image() -> None:
+    directions = true_directions()
+    cases = run_cases(readers(), directions, latents(40), WEIGHTS)
+    generator, _, _ = world()
+    own = np.stack([(cases.w - 0.7) @ generator.direction(name) for name in GROUPING], axis=1)
+    clear = np.abs(own).min(axis=1) > 0.05  # further from the median than the rounding to 8 bits
+    names = ["".join("h" if value >= 0 else "l" for value in row) for row in own[clear]]
+    assert directions.groups[cases.groups[clear]].tolist() == names
+
+
+def test_images_that_cannot_be_read_are_one_line() -> None:
+    broken = readers()
+    broken.property_cnn.forward = lambda images: torch.full((len(images), 7), float("nan"))  # type: ignore[method-assign]
+    with pytest.raises(UserError, match="property CNN"):
+        run_cases(broken, true_directions(), latents(2), WEIGHTS)
+
+
+def test_ranking_puts_missing_last() -> None:
+    cases = run_cases(readers(), true_directions(), latents(3), WEIGHTS)
+    cases.scores[0, :, 1] = 0.0
+    cases.scores[1, :, 2] *= -1
+    results = evaluate(cases, EXPRESSIONS, THRESHOLDS)
+    assert results.ranking()[0] == 2
+    assert results.passed.tolist() == [False, False, True]
+
+
+def test_strips_show_a_row_for_each_property() -> None:
+    images = np.zeros((3, 5, 16, 16, 3), np.uint8)
+    picture = strip(images, EXPRESSIONS, (-2, -1, 0, 1, 2), "case 1")
+    assert picture.dtype == np.uint8
+    assert stack([picture, picture]).shape[0] > 2 * picture.shape[0]
+
+
+def test_figures_are_drawn() -> None:
+    asked = weight_grid(WEIGHTS, EXPRESSIONS)
+    read = stream(0, "test").standard_normal((3, 50, 3))
+    read[1, 4] = np.nan
+    FigureCanvasAgg(responses(asked, read, EXPRESSIONS, ["score"] * 3)).draw()
+    values = {name: np.array([0.9, np.nan, -0.2]) for name in EXPRESSIONS}
+    FigureCanvasAgg(correlation_histograms(values, THRESHOLDS)).draw()
