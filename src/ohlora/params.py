@@ -117,7 +117,9 @@ class TrainPropertyCnn(Section):
 class Sample(Section):
     """Sampling for the search."""
 
+    generator: Literal["base"]
     batch_size: BatchSize
+    precision: Literal["fp32", "bf16"]
 
 
 class Svm(Section):
@@ -140,7 +142,6 @@ class Tsne(Section):
 class Vectors(Section):
     """The search for vectors."""
 
-    generator: Literal["base"]
     groups: Annotated[
         list[Literal["hair_color", "hair_length", "background_mean"]],
         Field(min_length=1, max_length=3),
