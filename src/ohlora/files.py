@@ -242,7 +242,9 @@ def load_tensors(path: PathLike) -> tuple[dict[str, Tensor], dict[str, str]]:
 # ---------------------------------------------------------------- image sets
 
 
-def write_images(path: PathLike, ids: Sequence[int], images: Iterable[np.ndarray], kind: str = "png") -> None:
+def write_images(
+    path: PathLike, ids: Sequence[int] | np.ndarray, images: Iterable[np.ndarray], kind: str = "png"
+) -> None:
     """Writes images to one stored zip with members such as 000123.png.
 
     Args:

@@ -25,7 +25,7 @@ from ohlora.training import Fitted, Schedule, fit, seeded
 NETWORKS: dict[str, type[nn.Module]] = {"gender": GenderCNN, "quality": QualityCNN}
 EVALUATION_BATCH = 64
 
-OnEpoch = Callable[[int, int, dict[str, float]], None]
+OnEpoch = Callable[[int, dict[str, float]], None]
 
 
 class Ensemble(nn.Module):
@@ -101,7 +101,7 @@ def train_ensemble(
     tries: int,
     seed: int,
     device: torch.device,
-    on_epoch: OnEpoch = lambda fold, epoch, metrics: None,
+    on_epoch: OnEpoch = lambda fold, metrics: None,
 ) -> tuple[Ensemble, list[Fitted], list[int]]:
     """Trains one network for each fold; a fold whose best validation loss is too high starts again from scratch.
 
@@ -111,7 +111,7 @@ def train_ensemble(
         labels: (N,) 0 or 1.
         max_valid_loss: a fold above it has failed.
         tries: trainings of a fold, the first included.
-        on_epoch: called with the fold, the epoch within its current try and the epoch's metrics.
+        on_epoch: called with the fold and the metrics of each epoch, failed tries included.
 
     Returns:
         The networks, their histories, and the tries each took.
@@ -164,7 +164,7 @@ def _train_fold(
         seed=seed,
         purpose=purpose,
         device=device,
-        on_epoch=lambda epoch, metrics: on_epoch(fold, epoch, metrics),
+        on_epoch=lambda metrics: on_epoch(fold, metrics),
     )
     return model, result
 
@@ -210,8 +210,8 @@ def filter_table(
     Raises:
         UserError: no image is kept, or a label belongs to no image.
     """
-    unknown = labels.index.difference(ids)
-    if len(unknown):
+    unknown = np.setdiff1d(labels.index, ids)
+    if unknown.size:
         raise UserError(f"labels: id {unknown[0]} belongs to no image")
     table = pd.DataFrame({"id": ids})
     labelled = table["id"].isin(labels.index).to_numpy()

@@ -40,7 +40,7 @@ def train(
     *,
     seed: int,
     device: torch.device,
-    on_epoch: Callable[[int, dict[str, float]], None] = lambda epoch, metrics: None,
+    on_epoch: Callable[[dict[str, float]], None] = lambda metrics: None,
 ) -> tuple[Fitted, np.ndarray]:
     """Trains a property CNN in place; it is left in eval mode with the weights of its best epoch.
 
@@ -49,7 +49,7 @@ def train(
         images: uint8 (N, 3, H, W) RGB.
         targets: (N, P) normalised scores; NaN is missing and does not count.
         valid_fraction: share of the images held back.
-        on_epoch: called with the epoch and its metrics: train_loss, loss (without background_std), and each property.
+        on_epoch: called with the metrics of each epoch: train_loss, loss (without background_std), and each property.
 
     Returns:
         The history, and the indices of the images held back.

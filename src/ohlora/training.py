@@ -58,7 +58,7 @@ def fit(
     seed: int,
     purpose: tuple[str | int, ...],
     device: torch.device,
-    on_epoch: Callable[[int, dict[str, float]], None] = lambda epoch, metrics: None,
+    on_epoch: Callable[[dict[str, float]], None] = lambda metrics: None,
 ) -> Fitted:
     """Trains a model in place and leaves it in eval mode with the weights of its best epoch.
 
@@ -69,7 +69,7 @@ def fit(
         evaluate: metrics of the model in eval mode; "loss" decides which epoch is best.
         schedule: length, step size and batch size.
         seed, purpose: the stream of the order of the samples and of dropout.
-        on_epoch: called with the epoch from 0 and its metrics ("train_loss" and what `evaluate` gives).
+        on_epoch: called with the metrics of each epoch ("train_loss" and what `evaluate` gives).
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=schedule.learning_rate)
     annealing = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=ANNEALING_EPOCHS)
@@ -81,7 +81,7 @@ def fit(
             train_loss = _train_epoch(model, loss, data, optimizer, order, schedule.batch_size, device)
             annealing.step()
             history.append({"train_loss": train_loss, **_evaluated(model, evaluate)})
-            on_epoch(epoch, history[-1])
+            on_epoch(history[-1])
             # A loss that is not a number never counts as better.
             if best_epoch < 0 or history[-1]["loss"] < history[best_epoch]["loss"]:
                 best_epoch, best_state = epoch, copy.deepcopy(model.state_dict())

@@ -31,7 +31,11 @@ def run() -> None:
         labels = complete(human, ids, annotate(annotator, images, ids, params.batch_size, stage.device))
         write_csv(LABELS, labels)
         summary = {
-            name: {"labels": len(rows), "rate": rows["value"].mean(), "human": int((rows["source"] == "human").sum())}
+            str(name): {
+                "labels": len(rows),
+                "rate": rows["value"].mean(),
+                "human": int((rows["source"] == "human").sum()),
+            }
             for name, rows in labels.groupby("attribute")
         }
         write_json(METRICS.format("label"), summary)

@@ -13,6 +13,7 @@ SCORES_V1 = "data/score/scores_v1.csv"
 SCORES_V2 = "data/score/scores_v2.csv"
 PROPERTY_CNN = "models/property_cnn/property_cnn.safetensors"
 SCORES_CNN = "data/property_cnn/scores_cnn.csv"
+COMPARISON = "data/property_cnn/comparison.csv"
 
 METRICS = "metrics/{}.json"
 PLOT = "plots/{}.png"

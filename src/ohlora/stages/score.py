@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -35,7 +36,7 @@ def score_faces(maps: ImageZip, faces: ImageZip) -> dict[str, pd.DataFrame]:
     return {version: pd.DataFrame(table) for version, table in rows.items()}
 
 
-def with_normalised(raw: pd.DataFrame, normalisation: str, ddof: int) -> pd.DataFrame:
+def with_normalised(raw: pd.DataFrame, normalisation: Literal["standard", "range"], ddof: int) -> pd.DataFrame:
     """Columns id, every property's normalised score under its name, and the raw one as <property>_raw."""
     names = [name for name in raw.columns if name != "id"]
     normalised = normalise({name: raw[name].to_numpy() for name in names}, ddof=ddof, method=normalisation)

@@ -1,6 +1,7 @@
 """Stage synthesize: face images from the base generator, and their latents."""
 
 from collections.abc import Iterator
+from typing import cast
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ def run() -> None:
     """Draws all latents at once, in the order of the ids, and writes the images and a sheet of the first ones."""
     with Stage("synthesize", "seed", "synthesize") as stage:
         params = stage.params.synthesize
-        generator = load_bundled("generator").to(stage.device)
+        generator = cast(Generator, load_bundled("generator").to(stage.device))
         z = standard_normal(stage.seed, "synthesize", (params.n_images, generator.mapping.z_dim))
         ids = np.arange(params.n_images)
         shown: list[np.ndarray] = []

@@ -1,26 +1,30 @@
 """Stage train_filter: networks that learn gender and quality from the labels, one for each fold."""
 
 import numpy as np
-from dvclive import Live
-from tqdm import tqdm
 
 from ohlora.errors import main
 from ohlora.files import ImageZip, write_json
-from ohlora.filtering import save_ensemble, train_ensemble
+from ohlora.filtering import OnEpoch, save_ensemble, train_ensemble
 from ohlora.labels import ATTRIBUTES, read_labels
 from ohlora.stages import Stage
-from ohlora.stages.paths import CURVES, FILTER_NETWORKS, IMAGES, LABELS, METRICS
+from ohlora.stages.curves import Log, epoch_log
+from ohlora.stages.paths import FILTER_NETWORKS, IMAGES, LABELS, METRICS
 from ohlora.training import Fitted, Schedule
 
 
 def summary(fitted: list[Fitted], tries: list[int]) -> dict[str, object]:
     """The best epoch of every fold, and the means over the folds."""
-    folds = {
+    folds: dict[str, object] = {
         f"fold_{fold}": {**result.best, "best_epoch": result.best_epoch, "tries": tried}
         for fold, (result, tried) in enumerate(zip(fitted, tries, strict=True))
     }
     names = set.intersection(*(set(result.best) for result in fitted))
     return folds | {"mean": {name: float(np.mean([result.best[name] for result in fitted])) for name in names}}
+
+
+def by_fold(log: Log) -> OnEpoch:
+    """The log as `train_ensemble` calls it."""
+    return lambda fold, metrics: log(f"fold_{fold}/", metrics)
 
 
 def run() -> None:
@@ -34,17 +38,7 @@ def run() -> None:
         metrics = {}
         for name in ATTRIBUTES:
             settings = getattr(params, name)
-            with (
-                Live(CURVES.format(f"train_filter/{name}"), save_dvc_exp=False, dvcyaml=False, report=None) as live,
-                tqdm(desc=f"train_filter {name}", unit="epoch", disable=None) as bar,
-            ):
-
-                def log(fold: int, epoch: int, values: dict[str, float], live: Live = live, bar: tqdm = bar) -> None:
-                    live.step = epoch
-                    for key, value in values.items():
-                        live.log_metric(f"fold_{fold}/{key}", value)
-                    bar.update()
-
+            with epoch_log(f"train_filter/{name}") as log:
                 ensemble, fitted, tries = train_ensemble(
                     name,
                     images,
@@ -56,7 +50,7 @@ def run() -> None:
                     tries=params.tries,
                     seed=stage.seed,
                     device=stage.device,
-                    on_epoch=log,
+                    on_epoch=by_fold(log),
                 )
             save_ensemble(FILTER_NETWORKS.format(name), ensemble, name, images.shape[-1])
             metrics[name] = summary(fitted, tries)

@@ -1,0 +1,70 @@
+"""Stage train_property_cnn: a network that reads the seven properties from a whole image, trained on the scores."""
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from ohlora.errors import main
+from ohlora.files import ImageZip, read_csv, save_tensors, write_csv, write_json
+from ohlora.filtering import kept_ids
+from ohlora.networks.cnn import PropertyCNN
+from ohlora.plots import save_figure, scatters
+from ohlora.properties import PROPERTY_NAMES
+from ohlora.property_training import EVALUATION_BATCH, compare, predict, train
+from ohlora.stages import Stage
+from ohlora.stages.curves import epoch_log
+from ohlora.stages.paths import COMPARISON, FILTER, IMAGES, METRICS, PLOT, PROPERTY_CNN, SCORES_CNN, SCORES_V2
+from ohlora.training import Fitted, Schedule, seeded
+
+
+def summary(fitted: Fitted, comparison: pd.DataFrame, images: int) -> dict[str, object]:
+    """The best epoch and both measures of every property; undefined ones are left out."""
+    by_property = comparison.set_index("property").to_dict("index")
+    finite = {
+        name: {key: value for key, value in row.items() if math.isfinite(value)} for name, row in by_property.items()
+    }
+    return {"images": images, "best_epoch": fitted.best_epoch, "loss": fitted.best["loss"], "properties": finite}
+
+
+def run() -> None:
+    """Writes the network, its scores of all images that the filter keeps, and how they compare with those it learnt."""
+    with Stage("train_property_cnn", "seed", "train_property_cnn") as stage, ImageZip(IMAGES) as archive:
+        params = stage.params.train_property_cnn
+        scores = read_csv(SCORES_V2, {"id": int, **dict.fromkeys(PROPERTY_NAMES, float)}, missing=True)
+        ids, targets = scores["id"].to_numpy(), scores[list(PROPERTY_NAMES)].to_numpy()
+        images = archive.tensor(ids)
+        with seeded(stage.seed, "train_property_cnn", "weights"):
+            model = PropertyCNN(resolution=images.shape[-1], outputs=len(PROPERTY_NAMES)).to(stage.device)
+        schedule = Schedule(params.epochs, params.patience, params.learning_rate, params.batch_size)
+        with epoch_log("train_property_cnn") as log:
+            fitted, valid = train(
+                model,
+                images,
+                targets,
+                params.valid_fraction,
+                schedule,
+                seed=stage.seed,
+                device=stage.device,
+                on_epoch=lambda metrics: log("", metrics),
+            )
+        predicted = predict(model, images.split(EVALUATION_BATCH), stage.device)
+        comparison = compare(targets, predicted, valid)
+        save_tensors(PROPERTY_CNN, model.state_dict(), {"architecture": "PropertyCNN"})
+        write_csv(COMPARISON, comparison)
+        write_csv(SCORES_CNN, score_kept(model, archive, stage))
+        pairs = {name: (targets[:, i], predicted[:, i]) for i, name in enumerate(PROPERTY_NAMES)}
+        save_figure(PLOT.format("property_cnn"), scatters(pairs, "score", "network"))
+        write_json(METRICS.format("train_property_cnn"), summary(fitted, comparison, len(ids)))
+
+
+def score_kept(model: PropertyCNN, archive: ImageZip, stage: Stage) -> pd.DataFrame:
+    """The network's scores of every image that the filter keeps, also of those without a detected face."""
+    ids = kept_ids(FILTER)
+    batches = (archive.tensor(ids[start : start + EVALUATION_BATCH]) for start in range(0, len(ids), EVALUATION_BATCH))
+    columns = predict(model, batches, stage.device).astype(np.float64).T
+    return pd.DataFrame({"id": ids, **dict(zip(PROPERTY_NAMES, columns, strict=True))})
+
+
+if __name__ == "__main__":
+    main(run)
