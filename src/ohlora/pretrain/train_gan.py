@@ -1,0 +1,110 @@
+"""Trains the base generator and discriminator on renders: `python -m ohlora.pretrain.train_gan`."""
+
+import hashlib
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from ohlora.errors import main
+from ohlora.files import save_tensors, write_json
+from ohlora.gan.data import RealImages
+from ohlora.gan.trainer import GanSchedule, GanTrainer, Phase
+from ohlora.networks.stylegan import Discriminator, Generator, to_uint8
+from ohlora.params import Section
+from ohlora.plots import contact_sheet, save_image
+from ohlora.pretrain import readers
+from ohlora.pretrain.renders import load_images
+from ohlora.pretrain.settings import read_section
+from ohlora.rng import standard_normal
+from ohlora.training import seeded
+
+SHEET = 48  # samples on a sheet
+
+
+class PhaseParams(Section):
+    """One resolution of the progressive schedule."""
+
+    resolution: int = Field(ge=8, le=1024, description="image side, a power of two")
+    images: int = Field(ge=1, le=10**9, description="images shown")
+    fade: int = Field(ge=0, le=10**9, description="of them, images over which the resolution is faded in")
+
+
+class GanParams(Section):
+    """Adversarial training from scratch."""
+
+    seed: int = Field(ge=0, le=2**32 - 1, description="start of every random stream")
+    channels: dict[int, int] = Field(description="feature maps at each resolution")
+    phases: list[PhaseParams] = Field(min_length=1, description="growing resolutions")
+    decay: int = Field(ge=0, le=10**9, description="last images, over which the learning rate falls")
+    batch_size: int = Field(ge=4, le=1024, multiple_of=4, description="images in a batch")
+    learning_rate: float = Field(gt=0, le=0.1, description="step size of Adam")
+    look_every: int = Field(ge=100, le=10**9, description="images between two sample sheets")
+
+    def schedule(self) -> GanSchedule:
+        """The trainer's settings."""
+        phases = [Phase(**phase.model_dump()) for phase in self.phases]
+        return GanSchedule(phases, self.decay, self.seed, self.batch_size, self.learning_rate)
+
+
+def average_w(generator: Generator, seed: int, n: int = 10_000) -> None:
+    """Set the generator's average w to the mean over n latents; this is what truncation pulls towards."""
+    z = torch.from_numpy(standard_normal(seed, "average w", (n, generator.mapping.z_dim)))
+    device = generator.truncation.w_avg.device
+    with torch.inference_mode():
+        generator.truncation.w_avg.copy_(generator.mapping(z.to(device))["w"].mean(dim=0))
+
+
+def sample_sheet(trainer: GanTrainer, folder: Path) -> None:
+    """Write samples of the averaged generator, the same latents every time, untruncated and at 0.7."""
+    average_w(trainer.ema, 0)
+    z = torch.from_numpy(standard_normal(0, "sheet", (SHEET, trainer.ema.mapping.z_dim))).to(trainer.device)
+    lod = trainer.schedule.lod(trainer.shown)
+    layers = trainer.ema.synthesis.num_layers
+    for psi in (0.7, 1.0):
+        with torch.inference_mode():
+            images = trainer.ema(z, truncation_psi=psi, truncation_layers=layers, lod=lod)
+        pictures = to_uint8(images).permute(0, 2, 3, 1).cpu().numpy()
+        name = f"sample_{trainer.shown // 1000:06d}k_psi{round(psi * 10):02d}.png"
+        save_image(folder / "sheets" / name, contact_sheet(list(pictures), columns=8))
+
+
+def architecture_mark(params: GanParams) -> str:
+    """Fingerprint of what a checkpoint needs to fit: renders and schedule may change from stretch to stretch."""
+    return hashlib.sha256(repr((params.seed, sorted(params.channels.items()))).encode()).hexdigest()
+
+
+def train(params: GanParams, renders: list[Path], output: Path, finish: int | None) -> None:
+    """Trains, and writes generator.safetensors (averaged), discriminator.safetensors and metrics.json to `output`."""
+    images: np.ndarray = load_images(*renders)
+    resolution = params.phases[-1].resolution
+    with seeded(params.seed, "gan"):
+        generator, discriminator = Generator(resolution, params.channels), Discriminator(resolution, params.channels)
+    real = RealImages(images, params.seed)
+    trainer = GanTrainer(generator, discriminator, real, params.schedule(), readers.best_device())
+    look = partial(sample_sheet, folder=output)
+    trainer.run(output, architecture_mark(params), look, params.look_every, finish)
+    average_w(trainer.ema, params.seed)
+    for name, network in (("generator", trainer.ema), ("discriminator", trainer.d)):
+        save_tensors(output / f"{name}.safetensors", network.state_dict(), {"architecture": name})
+    write_json(output / "metrics.json", {"images_shown": trainer.shown, "history": trainer.readings.history})
+
+
+def run() -> None:
+    """Reads the command line and trains."""
+    parser = readers.arguments("gan")
+    parser.add_argument(
+        "--finish",
+        type=int,
+        metavar="IMAGES",
+        help="end this stretch now: let the learning rate fall over so many images and write the networks; "
+        "the checkpoint stays as it was before, for a later stretch",
+    )
+    options = parser.parse_args()
+    train(read_section(options.params, "gan", GanParams), options.renders, options.output, options.finish)
+
+
+if __name__ == "__main__":
+    main(run)
