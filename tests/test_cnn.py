@@ -122,12 +122,15 @@ def test_every_head_reads_only_its_region():
     assert (scores != with_below)[0].tolist() == [False, True, True, False, False, False, False, True]
 
 
-def test_dropout_works_in_training_only():
-    model = network("gender", 64)
+@pytest.mark.parametrize(("kind", "dense"), [("gender", 0.45), ("property", 0.25)])
+def test_dropout_works_in_training_only(kind: str, dense: float):
+    model = network(kind, 64)
     images = torch.rand(2, 3, 64, 64)
     assert not torch.equal(model(images), model(images))
     model.eval()
     assert torch.equal(model(images), model(images))
+    assert {m.p for m in model.modules() if isinstance(m, nn.Dropout2d)} == {0.05}
+    assert {m.p for m in model.modules() if isinstance(m, nn.Dropout)} == {dense}
 
 
 def test_narrow_below_256_pixels():
