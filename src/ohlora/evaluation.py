@@ -10,9 +10,10 @@ from torch import nn
 from tqdm import tqdm
 
 from ohlora.errors import UserError
-from ohlora.networks.stylegan import Generator
+from ohlora.networks.stylegan import Generator, to_uint8
 from ohlora.properties import BY_NAME
 from ohlora.sampling import map_latents, synthesise
+from ohlora.vector_plots import strip
 from ohlora.vectors import Directions, assign_groups
 
 # What the judge measures in place of each property; the score of pose comes from the line of the eyes, so roll as well.
@@ -208,3 +209,18 @@ def evaluate(cases: Cases, properties: Sequence[str], thresholds: Mapping[str, f
     own = np.diagonal(cross, axis1=1, axis2=2)
     limits = [thresholds[name] for name in properties]
     return Results(list(properties), cross, judge, passes(own, limits), passes(np.abs(own), limits))
+
+
+def draw_strip(
+    readers: Readers, directions: Directions, cases: Cases, results: Results, case: int, steps: Sequence[float]
+) -> np.ndarray:
+    """Faces of one case, uint8 (H, W, 3): a row for each property at these weights while the others stay 0."""
+    names = results.properties
+    grid = np.concatenate([np.outer(steps, axis) for axis in np.eye(len(names))]).astype(np.float32)
+    moved = edited(cases.w[case : case + 1], directions.vectors[cases.groups[case : case + 1]], grid)[0]
+    images = torch.cat(list(synthesise(readers.generator, moved, readers.batch_size, readers.device)))
+    pixels = to_uint8(images).permute(0, 2, 3, 1).cpu().numpy()
+    numbers = ", ".join(f"{name} {value:+.2f}" for name, value in zip(names, results.own[case], strict=True))
+    verdict = "passed" if results.passed[case] else "not passed"
+    title = f"case {case}, group {directions.groups[cases.groups[case]]}: {numbers}, {verdict}"
+    return strip(pixels.reshape(len(names), len(steps), *pixels.shape[1:]), names, steps, title)

@@ -1,0 +1,91 @@
+"""Stage vectors: one direction for each group and expression, from the extremes of the samples."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import numpy as np
+
+from ohlora.errors import UserError, main
+from ohlora.files import load_npz, read_csv, save_npz, write_json
+from ohlora.params import Params, Tsne
+from ohlora.plots import save_figure
+from ohlora.properties import BY_NAME, EXPRESSIONS
+from ohlora.rng import stream
+from ohlora.stages import Stage
+from ohlora.stages.paths import METRICS, PLOT, SAMPLES, SCORES_CNN, VECTORS
+from ohlora.vector_plots import tsne_page
+from ohlora.vectors import (
+    Directions,
+    SvmSettings,
+    Task,
+    TsneSettings,
+    assign_groups,
+    embed,
+    find_directions,
+    group_names,
+    make_tasks,
+    thin,
+)
+
+
+def medians_of(grouping: Sequence[str]) -> np.ndarray:
+    """Cut-offs of the groups: medians (L,) of the property CNN's scores over the images that the filter keeps."""
+    scores = read_csv(SCORES_CNN, {"id": int, **dict.fromkeys(grouping, float)}, missing=True)
+    medians = scores[list(grouping)].median().to_numpy()
+    if np.isnan(medians).any():
+        raise UserError(f"{SCORES_CNN}: no score of {grouping[int(np.isnan(medians).argmax())]}")
+    return medians
+
+
+def maps_of(latents: np.ndarray, tasks: list[Task], tsne: Tsne, seed: int) -> dict:
+    """t-SNE points of the low and of the high class, by (group, property); both classes are thinned alike."""
+    settings = TsneSettings(**tsne.model_dump(), seed=seed)
+    maps = {}
+    for task in tasks:
+        rng = stream(seed, "tsne", task.group, task.property)
+        low, high = (thin(side, settings.max_points, rng) for side in (task.low, task.high))
+        points = embed(latents[np.concatenate([low, high])], settings)
+        maps[task.group, task.property] = (points[: len(low)], points[len(low) :])
+    return maps
+
+
+def summary(directions: Directions, sizes: np.ndarray) -> dict[str, object]:
+    """Samples of each group, and accuracies by property: of each group and their mean."""
+    groups = directions.groups.tolist()
+    accuracy = {
+        name: dict(zip(groups, column.tolist(), strict=True)) | {"mean": float(column.mean())}
+        for name, column in zip(directions.properties.tolist(), directions.accuracy.T, strict=True)
+    }
+    return {
+        "groups": dict(zip(groups, sizes.tolist(), strict=True)),
+        "medians": dict(zip(directions.grouping.tolist(), directions.medians.tolist(), strict=True)),
+        "svm_accuracy": accuracy | {"mean": float(directions.accuracy.mean())},
+        "extremes_per_class": {"smallest": int(directions.class_sizes.min()), "sum": int(directions.class_sizes.sum())},
+    }
+
+
+def search(params: Params, latents: np.ndarray, scores: np.ndarray) -> tuple[Directions, list[Task], np.ndarray]:
+    """The directions, the SVMs' tasks, and the sizes of the groups."""
+    grouping = list(params.vectors.groups)
+    medians, names = medians_of(grouping), group_names(len(grouping))
+    groups = assign_groups(scores[:, [BY_NAME[name].index for name in grouping]], medians)
+    expressions = scores[:, [BY_NAME[name].index for name in EXPRESSIONS]]
+    tasks = make_tasks(groups, names, expressions, EXPRESSIONS, params.k_percent)
+    settings = SvmSettings(**params.vectors.svm.model_dump(), seed=params.seed)
+    sizes = np.bincount(groups[groups >= 0], minlength=len(names))
+    return find_directions(latents, tasks, grouping, medians, settings), tasks, sizes
+
+
+def run() -> None:
+    """Writes the vectors, their accuracies, and a page of t-SNE maps."""
+    with Stage("vectors", "seed", "k_percent", "vectors") as stage:
+        samples = load_npz(SAMPLES, "w", "scores")
+        directions, tasks, sizes = search(stage.params, samples["w"], samples["scores"])
+        save_npz(VECTORS, **asdict(directions))
+        write_json(METRICS.format("vectors"), summary(directions, sizes))
+        maps = maps_of(samples["w"], tasks, stage.params.vectors.tsne, stage.seed)
+        save_figure(PLOT.format("vectors_tsne"), tsne_page(maps, directions.accuracy))
+
+
+if __name__ == "__main__":
+    main(run)
