@@ -1,0 +1,192 @@
+"""Warp kernels for triangles: z-buffer, shadow maps, interpolation and the light at each vertex.
+
+On a CPU warp runs the threads of a launch one after another, so that one serial loop over triangles is both the
+simplest and the fastest z-buffer, and every result is the same from run to run.
+"""
+
+import warp as wp
+
+FAR = 1.0e9
+
+
+@wp.func
+def _bounds(a: float, b: float, c: float, size: int) -> wp.vec2i:
+    """First and last pixel centre within the extent of three coordinates."""
+    low = wp.max(int(wp.ceil(wp.min(a, wp.min(b, c)) - 0.5)), 0)
+    high = wp.min(int(wp.floor(wp.max(a, wp.max(b, c)) - 0.5)), size - 1)
+    return wp.vec2i(low, high)
+
+
+@wp.func
+def _area(a: wp.vec3, b: wp.vec3, c: wp.vec3) -> float:
+    return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
+
+
+@wp.func
+def _weights(a: wp.vec3, b: wp.vec3, c: wp.vec3, x: float, y: float, inverse_area: float) -> wp.vec3:
+    """Barycentric weights of the point x, y."""
+    wa = ((b[0] - x) * (c[1] - y) - (b[1] - y) * (c[0] - x)) * inverse_area
+    wb = ((c[0] - x) * (a[1] - y) - (c[1] - y) * (a[0] - x)) * inverse_area
+    return wp.vec3(wa, wb, 1.0 - wa - wb)
+
+
+@wp.kernel
+def draw_triangles(
+    triangles: wp.array2d(dtype=wp.int32),
+    points: wp.array(dtype=wp.vec3),
+    cull: int,
+    depth: wp.array2d(dtype=float),
+    face: wp.array2d(dtype=wp.int32),
+    weights: wp.array2d(dtype=wp.vec2),
+):
+    """Launch with dim 1. points: x px, y px (downwards), depth. Writes the nearest triangle of each pixel."""
+    for f in range(triangles.shape[0]):
+        a = points[triangles[f, 0]]
+        b = points[triangles[f, 1]]
+        c = points[triangles[f, 2]]
+        area = _area(a, b, c)
+        if area < 0.0 or (area > 0.0 and cull == 0):
+            xs = _bounds(a[0], b[0], c[0], depth.shape[1])
+            ys = _bounds(a[1], b[1], c[1], depth.shape[0])
+            inverse = 1.0 / area
+            for y in range(ys[0], ys[1] + 1):
+                for x in range(xs[0], xs[1] + 1):
+                    w = _weights(a, b, c, float(x) + 0.5, float(y) + 0.5, inverse)
+                    if w[0] >= -1.0e-5 and w[1] >= -1.0e-5 and w[2] >= -1.0e-5:
+                        z = w[0] * a[2] + w[1] * b[2] + w[2] * c[2]
+                        if z < depth[y, x]:
+                            depth[y, x] = z
+                            face[y, x] = f
+                            weights[y, x] = wp.vec2(w[0], w[1])
+
+
+@wp.kernel
+def shadow_triangles(
+    triangles: wp.array2d(dtype=wp.int32),
+    points: wp.array(dtype=wp.vec3),
+    views: wp.array(dtype=wp.mat33),
+    offsets: wp.array(dtype=wp.vec3),
+    depth: wp.array3d(dtype=float),
+):
+    """Launch with one thread per light: the nearest depth seen from it."""
+    light = wp.tid()
+    size = depth.shape[1]
+    for f in range(triangles.shape[0]):
+        a = views[light] * points[triangles[f, 0]] + offsets[light]
+        b = views[light] * points[triangles[f, 1]] + offsets[light]
+        c = views[light] * points[triangles[f, 2]] + offsets[light]
+        area = _area(a, b, c)
+        if area != 0.0:
+            xs = _bounds(a[0], b[0], c[0], size)
+            ys = _bounds(a[1], b[1], c[1], size)
+            inverse = 1.0 / area
+            for y in range(ys[0], ys[1] + 1):
+                for x in range(xs[0], xs[1] + 1):
+                    w = _weights(a, b, c, float(x) + 0.5, float(y) + 0.5, inverse)
+                    if w[0] >= 0.0 and w[1] >= 0.0 and w[2] >= 0.0:
+                        z = w[0] * a[2] + w[1] * b[2] + w[2] * c[2]
+                        if z < depth[light, y, x]:
+                            depth[light, y, x] = z
+
+
+@wp.kernel
+def interpolate(
+    face: wp.array2d(dtype=wp.int32),
+    weights: wp.array2d(dtype=wp.vec2),
+    triangles: wp.array2d(dtype=wp.int32),
+    values: wp.array2d(dtype=float),
+    out: wp.array3d(dtype=float),
+):
+    """Launch over pixels: values (V, K) at the vertices become out (H, W, K)."""
+    y, x = wp.tid()
+    f = face[y, x]
+    if f >= 0:
+        w = weights[y, x]
+        a = triangles[f, 0]
+        b = triangles[f, 1]
+        c = triangles[f, 2]
+        rest = 1.0 - w[0] - w[1]
+        for k in range(values.shape[1]):
+            out[y, x, k] = w[0] * values[a, k] + w[1] * values[b, k] + rest * values[c, k]
+
+
+@wp.func
+def visibility(p: wp.vec3, depth: wp.array3d(dtype=float), light: int, softness: float, bias: float) -> float:
+    """How much of a light reaches p (in its view), 0..1: four neighbours, fading with the depth of the occluder."""
+    size = depth.shape[1]
+    fx = p[0] - 0.5
+    fy = p[1] - 0.5
+    x = int(wp.floor(fx))
+    y = int(wp.floor(fy))
+    u = fx - float(x)
+    v = fy - float(y)
+    total = float(0.0)
+    for j in range(2):
+        for i in range(2):
+            seen = float(1.0)
+            if x + i >= 0 and y + j >= 0 and x + i < size and y + j < size:
+                behind = p[2] - bias - depth[light, y + j, x + i]
+                if behind > 0.0:
+                    seen = wp.exp(-behind / softness)
+            weight = (u if i == 1 else 1.0 - u) * (v if j == 1 else 1.0 - v)
+            total += weight * seen
+    return total
+
+
+@wp.func
+def _soft_visibility(p: wp.vec3, depth: wp.array3d(dtype=float), light: int, softness: float, bias: float) -> float:
+    """`visibility` averaged over 3x3 places, for the penumbra of the key light."""
+    total = float(0.0)
+    for j in range(-1, 2):
+        for i in range(-1, 2):
+            q = wp.vec3(p[0] + float(i) * 1.1, p[1] + float(j) * 1.1, p[2])
+            total += visibility(q, depth, light, softness, bias + 0.0015 * float(wp.abs(i) + wp.abs(j)))
+    return total / 9.0
+
+
+@wp.kernel
+def light_vertices(
+    points: wp.array(dtype=wp.vec3),
+    normals: wp.array(dtype=wp.vec3),
+    views: wp.array(dtype=wp.mat33),
+    offsets: wp.array(dtype=wp.vec3),
+    directions: wp.array(dtype=wp.vec3),
+    colours: wp.array(dtype=wp.vec3),
+    depth: wp.array3d(dtype=float),
+    wrap: wp.vec3,
+    out: wp.array2d(dtype=float),
+):
+    """Launch over vertices. out (V, 5): irradiance RGB, openness 0..1, visibility of the key light (light 0).
+
+    `wrap` lets light reach past the terminator, most in red, as scattering under the skin does.
+    """
+    i = wp.tid()
+    normal = normals[i]
+    if normal[1] > 0.35:  # faces away from the camera
+        return
+    p = points[i] + normal * 0.002
+    irradiance = wp.vec3(0.0, 0.0, 0.0)
+    open_to = float(0.0)
+    facing = float(0.0)
+    for light in range(directions.shape[0]):
+        cosine = wp.dot(normal, directions[light])
+        if cosine > -0.4:
+            seen = float(0.0)
+            q = views[light] * p + offsets[light]
+            if light == 0:
+                seen = _soft_visibility(q, depth, light, 0.012, 0.003)
+                out[i, 4] = seen
+            else:
+                seen = visibility(q, depth, light, 0.008, 0.003)
+            bent = wp.vec3(
+                wp.max(0.0, (cosine + wrap[0]) / (1.0 + wrap[0])),
+                wp.max(0.0, (cosine + wrap[1]) / (1.0 + wrap[1])),
+                wp.max(0.0, (cosine + wrap[2]) / (1.0 + wrap[2])),
+            )
+            irradiance += wp.cw_mul(colours[light], bent) * seen
+            open_to += seen * wp.max(cosine, 0.0)
+            facing += wp.max(cosine, 0.0)
+    out[i, 0] = irradiance[0]
+    out[i, 1] = irradiance[1]
+    out[i, 2] = irradiance[2]
+    out[i, 3] = open_to / (facing + 1.0e-4)
