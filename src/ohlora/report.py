@@ -1,0 +1,286 @@
+"""The results of all stages in one place: headline numbers, tables, and a page that needs no other file."""
+
+import base64
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from PIL import Image
+
+from ohlora.files import PathLike
+
+# Published results of StyleGAN-VectorFind-v7: n, k, mean correlations of eyes, mouth, pose, passed cases.
+# Source: Oh-LoRA's image generation test reports; original weights, 256x256, absolute correlations.
+PUBLISHED = (
+    ("VectorFind-v7, 4,000 samples", 0.2, (0.8808, 0.8522, 0.8433), "–"),
+    ("VectorFind-v7, 80,000 samples", 0.2, (0.9055, 0.8680, 0.7871), "21 / 500 (4.2 %)"),
+)
+PHOTO_QUALITY = 90  # of the JPEG copies that the page holds of sheets of faces
+
+Metrics = Mapping[str, Any]
+Cell = str | int | float
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the report; numbers are set to the right, floats shown with 4 digits."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of the report: a file, what it shows, and whether it holds faces (embedded as JPEG, else as it is)."""
+
+    path: PathLike
+    caption: str
+    photo: bool = True
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page."""
+
+    title: str
+    text: str
+    tables: Sequence[Table] = field(default_factory=tuple)
+    pictures: Sequence[Picture] = field(default_factory=tuple)
+
+
+# ---------------------------------------------------------------- numbers
+
+
+def summarise(metrics: Metrics) -> dict[str, Any]:
+    """The headline numbers of all stages: nested, finite, no lists.
+
+    Args:
+        metrics: the metrics of each stage under its name.
+
+    Returns:
+        The same, with the means only of folds and of groups; what is not finite, or no number, is left out.
+    """
+    means = {name: folds["mean"] for name, folds in metrics["train_filter"].items()}
+    accuracy = {name: _mean(value) for name, value in metrics["vectors"]["svm_accuracy"].items()}
+    vectors = {**metrics["vectors"], "svm_accuracy": accuracy}
+    return finite({**metrics, "train_filter": means, "vectors": vectors})
+
+
+def _mean(value: Any) -> float:
+    return value["mean"] if isinstance(value, Mapping) else value
+
+
+def finite(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested numbers without lists, texts, empty parts and numbers that are not finite."""
+    kept: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            part = finite(value)
+            if part:
+                kept[name] = part
+        elif isinstance(value, int | float) and math.isfinite(value):
+            kept[name] = value
+    return kept
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested values as (dotted name, text) in their order."""
+    rows: list[tuple[str, str]] = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            rows += flatten(value, f"{prefix}{name}.")
+        else:
+            text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+            rows.append((prefix + name, text))
+    return rows
+
+
+# ---------------------------------------------------------------- tables
+
+
+def counts_table(metrics: Metrics) -> Table:
+    """How many images, samples and cases pass each stage."""
+    images, faces = metrics["filter"]["images"], metrics["score"]["faces"]
+    kept, passed = metrics["filter"]["kept"], metrics["test_vectors"]["passed"]["count"]
+    labelled = max(attribute["labels"] for attribute in metrics["label"].values())
+    cases = metrics["test_vectors"]["cases"]
+    rows: list[Sequence[Cell]] = [
+        ("images of the base generator", images, percent(1.0)),
+        ("labelled", labelled, percent(labelled / images)),
+        ("kept by the filter", kept, percent(kept / images)),
+        ("scored faces", faces, percent(faces / images)),
+        ("samples of the search", metrics["sample"]["n_samples"], ""),
+        ("test cases", cases, percent(1.0)),
+        ("passed", passed, percent(passed / cases)),
+    ]
+    return Table("Counts", ("stage", "number", "share"), rows)
+
+
+def filter_table(metrics: Metrics) -> Table:
+    """Validation of the filter networks, means over the folds."""
+    names = ("loss", "accuracy", "recall", "precision", "f1", "auroc")
+    rows = [
+        (attribute, *(folds["mean"].get(name, "–") for name in names))
+        for attribute, folds in metrics["train_filter"].items()
+    ]
+    note = "Best epoch of each fold, on the images held back; mean over the folds."
+    return Table("Filter networks", ("attribute", *names), rows, note)
+
+
+def judge_table(metrics: Metrics) -> Table:
+    """Agreement of both scoring algorithms with the judge."""
+    first, second = (metrics["score"][version]["judge"] for version in ("v1", "v2"))
+    names = list(dict.fromkeys([*second, *first]))
+    rows = [(name, first.get(name, "–"), second.get(name, "–")) for name in names]
+    note = "Correlation over the faces; the judge is a network trained on renders only and takes no part in the search."
+    return Table("Property scores and the judge", ("property, reading", "version 1", "version 2"), rows, note)
+
+
+def cnn_table(metrics: Metrics) -> Table:
+    """How the property network repeats the scores that it learnt."""
+    columns = ("valid_correlation", "valid_mae", "all_correlation", "all_mae")
+    rows = [
+        (name, *(values.get(column, "–") for column in columns))
+        for name, values in metrics["train_property_cnn"]["properties"].items()
+    ]
+    header = ("property", "r, held back", "MAE, held back", "r, all", "MAE, all")
+    return Table("Property network", header, rows, "Against the scores of version 2, in their standard deviations.")
+
+
+def accuracy_table(metrics: Metrics) -> Table:
+    """Accuracy of the linear SVMs by group and property."""
+    vectors = metrics["vectors"]
+    properties = [name for name in vectors["svm_accuracy"] if name != "mean"]
+    rows: list[Sequence[Cell]] = [
+        (group, size, *(vectors["svm_accuracy"][name][group] for name in properties))
+        for group, size in vectors["groups"].items()
+    ]
+    mean = ("mean", sum(vectors["groups"].values()), *(vectors["svm_accuracy"][name]["mean"] for name in properties))
+    letters = ", ".join(f"{name} {value:+.3f}" for name, value in vectors["medians"].items())
+    note = f"On the samples held back. Letters of a group: at or above (h) or below (l) the medians of {letters}."
+    return Table("Linear SVMs", ("group", "samples", *properties), [*rows, mean], note)
+
+
+def correlation_table(metrics: Metrics, params: Mapping[str, Any]) -> Table:
+    """Mean correlations by the property network and by the judge, beside the published ones."""
+    test, thresholds = metrics["test_vectors"], params["test_vectors"]["thresholds"]
+    names = list(thresholds)
+    passed, absolute = test["passed"], test["passed_absolute"]
+    share = f"{passed['count']} / {test['cases']} ({percent(passed['rate'])})"
+    share_absolute = f"{absolute['count']} / {test['cases']} ({percent(absolute['rate'])})"
+    judge = [next(iter(test["judge_corr"][name].values())) for name in names]
+    rows: list[Sequence[Cell]] = [
+        ("property network, signed", *(test["corr"][name] for name in names), test["corr"]["sum"], share),
+        ("property network, absolute", *(test["corr_absolute"][name] for name in names), "", share_absolute),
+        ("judge, signed", *judge, sum(judge), ""),
+        ("threshold", *(thresholds[name] for name in names), "", ""),
+    ]
+    rows += [(f"published: {run}", *values, sum(values), cases) for run, _, values, cases in PUBLISHED]
+    note = (
+        "Mean over the cases of the correlation between the weight asked for and the reading. A wrong sign fails; the "
+        "published runs count absolute values, with other weights at 256x256 pixels."
+    )
+    return Table("Correlations", ("", *names, "sum", "passed"), rows, note)
+
+
+def judge_readings_table(metrics: Metrics) -> Table:
+    """Every reading of the judge, and how much a weight moves other properties."""
+    test = metrics["test_vectors"]
+    rows: list[Sequence[Cell]] = [
+        (f"{name}: judge's {reading.replace('_', ' ')}", value)
+        for name, readings in test["judge_corr"].items()
+        for reading, value in readings.items()
+    ]
+    rows += [
+        (f"cross-talk: {name.replace('_', ' ')}, absolute", value)
+        for name, value in test["cross_talk_absolute"].items()
+    ]
+    return Table("Judge and cross-talk", ("reading", "mean correlation"), rows)
+
+
+def tables(metrics: Metrics, params: Mapping[str, Any]) -> dict[str, Table]:
+    """All tables, in the order of the stages."""
+    return {
+        "counts": counts_table(metrics),
+        "filter": filter_table(metrics),
+        "judge": judge_table(metrics),
+        "cnn": cnn_table(metrics),
+        "accuracy": accuracy_table(metrics),
+        "correlations": correlation_table(metrics, params),
+        "readings": judge_readings_table(metrics),
+    }
+
+
+# ---------------------------------------------------------------- text
+
+
+def percent(share: float) -> str:
+    """0.042 -> 4.2 %."""
+    return f"{100 * share:.1f} %"
+
+
+def text_of(cell: Cell) -> str:
+    """A cell as it is read: thousands apart, floats with 4 digits."""
+    if isinstance(cell, str):
+        return cell
+    if isinstance(cell, int):
+        return f"{cell:,}"
+    return f"{cell:.4f}"
+
+
+def to_markdown(table: Table) -> str:
+    """A GitHub table with its title and note."""
+    rule = ["---"] + ["---:"] * (len(table.header) - 1)
+    lines = [table.header, rule, *([text_of(cell) for cell in row] for row in table.rows)]
+    body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f"**{table.title}**\n\n{body}\n" + (f"\n{table.note}\n" if table.note else "")
+
+
+# ---------------------------------------------------------------- page
+
+
+def data_uri(picture: Picture) -> str:
+    """A picture's bytes as a data: address; sheets of faces become JPEG, which is several times smaller."""
+    if not picture.photo:
+        return "data:image/png;base64," + base64.b64encode(Path(picture.path).read_bytes()).decode()
+    buffer = io.BytesIO()
+    with Image.open(picture.path) as image:
+        image.convert("RGB").save(buffer, "JPEG", quality=PHOTO_QUALITY, subsampling=0)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def tiles(metrics: Metrics) -> list[tuple[str, str, str]]:
+    """Headline numbers as (number, what it is, detail)."""
+    test, vectors = metrics["test_vectors"], metrics["vectors"]
+    judge = {name: next(iter(readings.values())) for name, readings in test["judge_corr"].items()}
+    expressions = list(judge)
+    by_judge = [f"judge {judge[name]:+.3f}" for name in expressions]
+    passed = f"{test['passed']['count']} of {test['cases']} cases"
+    return [
+        (percent(test["passed"]["rate"]), "passed", passed),
+        *((f"{test['corr'][n]:.3f}", f"{n}: mean correlation", d) for n, d in zip(expressions, by_judge, strict=True)),
+        (f"{vectors['svm_accuracy']['mean']:.3f}", "SVM accuracy", f"{len(vectors['groups'])} groups"),
+        (percent(metrics["filter"]["kept_rate"]), "images kept", f"{metrics['filter']['kept']:,} by the filter"),
+    ]
+
+
+def render(title: str, fingerprint: str, metrics: Metrics, sections: Sequence[Section]) -> str:
+    """The page as HTML, pictures included.
+
+    Args:
+        title: heading.
+        fingerprint: of the parameters; a page is the same whenever it is made, so it carries no date.
+        metrics: as for `summarise`.
+        sections: parts of the page in order.
+    """
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.globals.update(text_of=text_of, data_uri=data_uri)
+    template = environment.from_string(files("ohlora").joinpath("report.html.j2").read_text(encoding="utf-8"))
+    return template.render(title=title, fingerprint=fingerprint, tiles=tiles(metrics), sections=sections)

@@ -1,0 +1,245 @@
+"""The stages from sampling to the report, run in a world whose directions are known, and what the report says."""
+
+import copy
+import json
+import math
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from linear_world import world
+from PIL import Image
+from ruamel.yaml import YAML
+
+from ohlora.errors import UserError
+from ohlora.files import load_npz
+from ohlora.properties import PROPERTY_NAMES
+from ohlora.report import Table, finite, flatten, summarise, text_of, to_markdown
+from ohlora.rng import standard_normal, stream
+from ohlora.sampling import sample
+from ohlora.stages import report, test_vectors, vectors
+from ohlora.stages import sample as sample_stage
+
+CHANGES = {
+    "n_samples": 1600,
+    "vectors.svm.C": 0.1,
+    "vectors.tsne.iterations": 250,
+    "vectors.tsne.max_points": 10,
+    "test_vectors.n_cases": 5,
+    "test_vectors.n_strips": 1,
+}
+
+
+def metrics_before() -> dict[str, Any]:
+    """Metrics of the stages before sampling, as these write them."""
+    fold = {"loss": 0.1, "accuracy": 0.95, "recall": 0.9, "precision": 0.97, "f1": 0.93, "auroc": 0.98}
+    comparison = {"valid_correlation": 0.95, "valid_mae": 0.2, "all_correlation": 0.97, "all_mae": 0.15}
+    judged = {"eyes_lid_aperture": 0.8, "mouth_lip_aperture": 0.9, "pose_yaw": 0.3, "pose_roll": 0.95}
+    scores = {"missing": dict.fromkeys(PROPERTY_NAMES, 0), "judge": judged}
+    return {
+        "label": {name: {"labels": 600, "rate": 0.55, "human": 0} for name in ("gender", "quality")},
+        "train_filter": {name: {"fold_0": fold, "mean": fold} for name in ("gender", "quality")},
+        "filter": {"images": 2000, "kept": 950, "kept_rate": 0.475, "below_gender": 900, "below_quality": 250},
+        "segment": {"images": 950, "faces": 949, "no_face": 1},
+        "score": {"faces": 949, "v1": scores, "v2": scores},
+        "train_property_cnn": {
+            "images": 949,
+            "best_epoch": 12,
+            "loss": 0.1,
+            "properties": dict.fromkeys(PROPERTY_NAMES, comparison),
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def kept_scores() -> pd.DataFrame:
+    generator, cnn, _ = world()
+    scores = sample(generator, cnn, standard_normal(7, "kept", (300, generator.mapping.z_dim)), 64, "cpu").scores
+    return pd.DataFrame({"id": np.arange(300), **dict(zip(PROPERTY_NAMES, scores.T.astype(float), strict=True))})
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory, default_params: dict[str, Any], kept_scores: pd.DataFrame) -> Path:
+    """A folder with parameters and everything the stages before sampling leave."""
+    folder = tmp_path_factory.mktemp("bare")
+    write_params(folder, default_params, {})
+    for name in ("data/property_cnn", "metrics", "plots"):
+        (folder / name).mkdir(parents=True)
+    kept_scores.to_csv(folder / "data/property_cnn/scores_cnn.csv", index=False)
+    for name, values in metrics_before().items():
+        (folder / "metrics" / f"{name}.json").write_text(json.dumps(values))
+    picture = stream(0, "picture").integers(0, 256, (32, 48, 3)).astype(np.uint8)
+    for name in ("synthesize", "filter_gender", "filter_quality", "segment", "scores_v1", "scores_v2", "property_cnn"):
+        Image.fromarray(picture).save(folder / "plots" / f"{name}.png")
+    return folder
+
+
+def write_params(folder: Path, defaults: dict[str, Any], changes: dict[str, Any]) -> None:
+    content = copy.deepcopy(defaults)
+    for name, value in {**CHANGES, **changes}.items():
+        *sections, key = name.split(".")
+        section = content
+        for part in sections:
+            section = section[part]
+        section[key] = value
+    YAML(typ="safe").dump(content, folder / "params.yaml")
+
+
+@contextmanager
+def inside(folder: Path) -> Iterator[None]:
+    """Works in this folder with the networks of the linear world in place of trained ones."""
+    generator, cnn, judge = world()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for stage in (sample_stage, test_vectors):
+            patch.setattr(stage, "named_generator", lambda name, device: generator)
+            patch.setattr(stage, "load_property_cnn", lambda path: cnn)
+        patch.setattr(test_vectors, "load_bundled", lambda name: judge)
+        yield
+
+
+@pytest.fixture
+def workspace(bare: Path, tmp_path: Path) -> Iterator[Path]:
+    """A fresh copy of `bare`, as the current folder."""
+    folder = tmp_path / "work"
+    shutil.copytree(bare, folder)
+    with inside(folder):
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def done(bare: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which all stages ran; tests only read it."""
+    folder = tmp_path_factory.mktemp("done") / "work"
+    shutil.copytree(bare, folder)
+    with inside(folder):
+        run_all()
+    return folder
+
+
+def run_all() -> None:
+    for stage in (sample_stage, vectors, test_vectors, report):
+        stage.run()
+
+
+# ---------------------------------------------------------------- stages
+
+
+def test_samples_to_report(done: Path) -> None:
+    found = load_npz(done / "models/vectors/vectors.npz")
+    assert found["vectors"].shape == (8, 3, 24)
+    assert found["groups"].tolist() == ["hhh", "hhl", "hlh", "hll", "lhh", "lhl", "llh", "lll"]
+    cases = pd.read_csv(done / "data/test_vectors/cases.csv")
+    assert len(cases) == 5
+    assert cases[["corr_eyes", "corr_mouth", "corr_pose"]].to_numpy().min() > 0.5
+    assert cases["judge_pose_roll"].isna().all()
+    summary = json.loads((done / "metrics/summary.json").read_text())
+    assert summary["vectors"]["svm_accuracy"]["mean"] > 0.9
+    assert summary["test_vectors"]["cases"] == 5
+    assert 0 <= summary["test_vectors"]["passed"]["rate"] <= 1
+    assert {path.name for path in (done / "plots/test_vectors").iterdir()} >= {"best.png", "median.png", "worst.png"}
+
+
+def test_the_page_needs_no_other_file(done: Path) -> None:
+    page = (done / "report/report.html").read_text()
+    sources = re.findall(r'(?:src|href)="([^"]{0,20})', page)
+    assert sources
+    assert all(source.startswith(("data:image/", "#s")) for source in sources)
+    text = re.sub(r"base64,[^\"]*", "", page)
+    assert "http" not in text
+    assert "nan" not in text
+
+
+def test_the_same_parameters_give_the_same_bytes_and_fewer_groups(
+    workspace: Path, default_params: dict[str, Any]
+) -> None:
+    write_params(workspace, default_params, {"vectors.groups": ["hair_length"], "test_vectors.n_strips": 0})
+    names = ["metrics/summary.json", "data/test_vectors/cases.csv", "models/vectors/vectors.npz", "report/report.html"]
+    run_all()
+    first = [Path(name).read_bytes() for name in names]
+    run_all()
+    assert [Path(name).read_bytes() for name in names] == first
+    assert load_npz("models/vectors/vectors.npz")["groups"].tolist() == ["h", "l"]
+    assert not list(Path("plots/test_vectors").glob("best*"))  # no strips, no pictures of them
+    assert "Best cases" not in Path("report/report.html").read_text()
+
+
+def test_scores_missing_in_the_table_are_left_out_of_the_medians(workspace: Path) -> None:
+    table = pd.read_csv("data/property_cnn/scores_cnn.csv")
+    expected = table["hair_color"].iloc[50:].median()
+    table.loc[:49, "hair_color"] = np.nan
+    table.to_csv("data/property_cnn/scores_cnn.csv", index=False)
+    assert vectors.medians_of(["hair_color"])[0] == pytest.approx(expected)
+    table["hair_color"] = np.nan
+    table.to_csv("data/property_cnn/scores_cnn.csv", index=False)
+    with pytest.raises(UserError, match="no score of hair_color"):
+        vectors.medians_of(["hair_length", "hair_color"])
+
+
+def test_too_few_samples_leave_no_vectors(workspace: Path, default_params: dict[str, Any]) -> None:
+    write_params(workspace, default_params, {"n_samples": 100})
+    sample_stage.run()
+    with pytest.raises(UserError, match=r"group \w+, property eyes: \d+ scored samples"):
+        vectors.run()
+    assert not Path("models/vectors/vectors.npz").exists()
+
+
+def test_damaged_samples_are_one_line(workspace: Path) -> None:
+    sample_stage.run()
+    path = Path("data/sample/samples.npz")
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(UserError, match=r"samples.npz"):
+        vectors.run()
+
+
+# ---------------------------------------------------------------- numbers and text
+
+
+def test_the_summary_is_nested_finite_and_without_lists(done: Path) -> None:
+
+    def check(value: Any) -> None:
+        if isinstance(value, dict):
+            assert value
+            for part in value.values():
+                check(part)
+        else:
+            assert isinstance(value, int | float)
+            assert math.isfinite(value)
+
+    summary = json.loads((done / "metrics/summary.json").read_text())
+    check(summary)
+    assert "fold_0" not in summary["train_filter"]["gender"]
+
+
+def test_finite_drops_what_is_no_number() -> None:
+    values = {"a": {"b": math.nan, "c": "text", "d": [1]}, "e": 1, "f": {"g": 0.5, "h": math.inf}}
+    assert finite(values) == {"e": 1, "f": {"g": 0.5}}
+
+
+def test_summarise_keeps_means_of_folds_and_groups() -> None:
+    accuracy = {"eyes": {"hhh": 0.9, "hhl": 0.8, "mean": 0.85}, "mean": 0.85}
+    summary = summarise({**metrics_before(), "vectors": {"svm_accuracy": accuracy}})
+    assert summary["vectors"]["svm_accuracy"] == {"eyes": 0.85, "mean": 0.85}
+    assert summary["train_filter"]["gender"]["auroc"] == 0.98
+
+
+def test_tables_are_github_markdown() -> None:
+    table = Table("Counts", ("stage", "number"), [("kept", 1234), ("rate", 0.5)], "A note.")
+    lines = to_markdown(table).splitlines()
+    assert lines[2:6] == ["| stage | number |", "| --- | ---: |", "| kept | 1,234 |", "| rate | 0.5000 |"]
+    assert lines[-1] == "A note."
+
+
+def test_flatten_names_nested_parameters() -> None:
+    assert flatten({"a": {"b": 1, "c": [1, 2]}, "d": "x"}) == [("a.b", "1"), ("a.c", "1, 2"), ("d", "x")]
+
+
+@pytest.mark.parametrize(("cell", "text"), [("x", "x"), (20000, "20,000"), (-0.12345, "-0.1235")])
+def test_cells_read_well(cell: Any, text: str) -> None:
+    assert text_of(cell) == text
