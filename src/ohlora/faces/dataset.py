@@ -3,6 +3,7 @@
 import multiprocessing
 import zipfile
 from collections.abc import Iterator, Sequence
+from multiprocessing.pool import IMapIterator
 from pathlib import Path
 
 import cv2
@@ -17,6 +18,7 @@ from ohlora.faces.world import FaceWorld
 from ohlora.files import atomic, lock, read_csv, read_json, write_csv, write_images, write_json
 
 SHARD = 500  # images
+PATIENCE = 600  # seconds without an image
 LOOK = 1  # counted up when the same seed and index give another picture
 
 
@@ -99,9 +101,21 @@ def _render_shards(
     # Spawned, not forked: warp must not be set up before a fork.
     context = multiprocessing.get_context("spawn")
     with context.Pool(processes, _start_worker, (bank, seed, size)) as pool:
-        stream = iter(tqdm(pool.imap(_render_index, indices, 4), "render", len(indices), unit="img", disable=None))
+        stream = _patient(pool.imap(_render_index, indices, 4))
+        stream = iter(tqdm(stream, "render", len(indices), unit="img", disable=None))
         for shard in shards:
             _write_shard(output, shard, stream)
+
+
+def _patient(results: IMapIterator[Rendered]) -> Iterator[Rendered]:
+    """The results in turn; a pool waits for ever for a process that was killed, this does not."""
+    while True:
+        try:
+            yield results.next(timeout=PATIENCE)
+        except StopIteration:
+            return
+        except multiprocessing.TimeoutError:
+            raise UserError(f"no image for {PATIENCE} s: was a render process killed? Run again to go on") from None
 
 
 def _write_shard(output: Path, shard: range, stream: Iterator[Rendered]) -> None:

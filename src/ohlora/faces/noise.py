@@ -1,5 +1,6 @@
 """Fixed periodic noise volumes, looked up in the neutral head's space so that texture sticks to the skin."""
 
+# mypy: disable-error-code="valid-type"
 from functools import cache
 
 import numpy as np

@@ -9,14 +9,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ohlora.faces.body import Identity, sample_identity, sample_shape
 from ohlora.faces.colour import HAIR_COLOURS, hsv, to_linear
 from ohlora.faces.styles import Hair, sample_hair
 from ohlora.rng import stream
 
 ASPECTS = (
-    "identity shape expression pose skin hair hair_colour beard brows eyes makeup glasses clothes light background "
-    "camera flaw"
-).split()
+    *("identity", "shape", "expression", "pose", "skin", "hair", "hair_colour", "beard", "brows", "eyes"),
+    *("makeup", "glasses", "clothes", "light", "background", "camera", "flaw"),
+)
 
 
 @dataclass(frozen=True)
@@ -30,26 +31,6 @@ class Source:
     def stream(self, aspect: str, *detail: str) -> np.random.Generator:
         """The stream of an aspect, or of a detail of it."""
         return stream(self.reseed.get(aspect, self.seed), "faces", self.index, aspect, *detail)
-
-
-@dataclass(frozen=True)
-class Identity:
-    """gender 0 man .. 1 woman; age in years; shares of anny's three origins; weight and muscle 0..1."""
-
-    gender: float
-    years: float
-    origin: np.ndarray
-    weight: float
-    muscle: float
-
-    @property
-    def woman(self) -> bool:
-        return self.gender > 0.5
-
-    @property
-    def old(self) -> float:
-        """0 up to about 33 years, 1 at 85."""
-        return float(np.clip((self.years - 33) / 52, 0, 1))
 
 
 @dataclass(frozen=True)
@@ -185,10 +166,10 @@ def sample_person(seed: int, index: int, local_shapes: list[str], reseed: Mappin
     if unknown:
         raise ValueError(f"no aspect {', '.join(sorted(unknown))}; there are {', '.join(ASPECTS)}")
     source = Source(seed, index, dict(reseed or {}))
-    identity = _identity(source.stream("identity"))
+    identity = sample_identity(source.stream("identity"))
     pose = _pose(source.stream("pose"))
     skin = _skin(source.stream("skin"), identity)
-    shape, outlines = _shape(source.stream("shape"), identity, local_shapes)
+    shape, outlines = sample_shape(source.stream("shape"), identity, local_shapes)
     return Person(
         source=source,
         identity=identity,
@@ -208,74 +189,6 @@ def sample_person(seed: int, index: int, local_shapes: list[str], reseed: Mappin
         camera=_camera(source.stream("camera")),
         flaw=_flaw(source.stream("flaw")),
     )
-
-
-def _identity(random: np.random.Generator) -> Identity:
-    woman = random.random() < 0.56
-    spread = random.uniform(0, 0.15)
-    low, high = ((16, 24), (22, 38), (35, 58), (55, 76))[random.choice(4, p=[0.14, 0.48, 0.28, 0.10])]
-    return Identity(
-        gender=float(1 - spread if woman else spread),
-        years=float(random.uniform(low, high)),
-        origin=random.dirichlet([0.35, 0.45, 0.85]),
-        weight=float(np.clip(random.normal(0.42, 0.16), 0.08, 0.95)),
-        muscle=float(np.clip(random.normal(0.33 if woman else 0.52, 0.1), 0.1, 0.85)),
-    )
-
-
-# What makes a face read as a woman's (added once) or a man's (taken off, halved); in units of the local changes.
-_FEMININE = {
-    "l-eye-scale-incr": 0.42,
-    "l-eye-height2-incr": 0.12,
-    "l-cheek-bones-incr": 0.15,
-    "l-cheek-volume-incr": 0.10,
-    "mouth-upperlip-volume-incr": 0.30,
-    "mouth-lowerlip-volume-incr": 0.30,
-    "mouth-upperlip-height-incr": 0.12,
-    "mouth-lowerlip-height-incr": 0.12,
-    "mouth-scale-horiz-incr": -0.06,
-    "chin-width-incr": -0.35,
-    "chin-jaw-drop-incr": -0.25,
-    "chin-bones-incr": -0.25,
-    "chin-prominent-incr": -0.12,
-    "chin-height-incr": -0.10,
-    "neck-scale-horiz-incr": -0.35,
-    "nose-scale-horiz-incr": -0.28,
-    "nose-scale-depth-incr": -0.12,
-    "nose-scale-vert-incr": -0.12,
-    "nose-volume-incr": -0.18,
-    "nose-point-width-incr": -0.22,
-    "nose-hump-incr": -0.22,
-    "nose-point-up": 0.10,
-    "eyebrows-trans-forward": -0.30,
-    "eyebrows-trans-up": 0.15,
-    "forehead-trans-forward": 0.05,
-}
-_STEADY = ("head-angle-out", "head-trans-out", "mouth-trans-out", "nose-trans-out", "neck-trans-out")
-
-
-def _shape(random: np.random.Generator, identity: Identity, names: list[str]) -> tuple[dict[str, float], np.ndarray]:
-    sigma = 0.085 if identity.woman else 0.105
-    shape = {name: float(random.normal(0, sigma)) for name in names}
-    for name in names:
-        if name in _STEADY:
-            shape[name] *= 0.3
-        elif name.startswith("nose"):
-            shape[name] *= 1.3
-        elif name.startswith(("neck", "measure-neck")):
-            shape[name] *= 0.6
-    shape["head-age-incr"] = 0.3 * identity.old * float(random.uniform(0.3, 1))
-    shape["head-fat-incr"] = float(random.normal(0, 0.14)) + (identity.weight - 0.42) * 0.8
-    feminine = 2 * identity.gender - 1
-    for name, offset in _FEMININE.items():
-        shape[name] += offset * feminine * (1.0 if feminine > 0 else 0.5)
-    for name in names:  # faces are nearly symmetric
-        if name.startswith("r-"):
-            shape[name] = shape["l-" + name[2:]] + float(random.normal(0, 0.02))
-    outlines = np.maximum(0, random.normal(0, 0.2, 7)) * [1.0, 0.6, 0.35, 0.4, 0.45, 0.5, 0.5]
-    if identity.woman:
-        outlines = outlines * [1.4, 1.0, 0.3, 0.3, 0.6, 1.0, 0.6]
-    return shape, outlines
 
 
 def _expression(random: np.random.Generator, pose: Pose) -> Expression:

@@ -1,5 +1,6 @@
 """Warp kernels for strands (hair, brows, lashes, beard, rims of glasses): growth, shadow, light and drawing."""
 
+# mypy: disable-error-code="valid-type"
 import warp as wp
 
 from ohlora.faces.raster import visibility
@@ -101,8 +102,9 @@ def shadow_strands(
                 r = p + d * ((float(i) + 0.5) / float(n))
                 x = int(r[0])
                 y = int(r[1])
-                if x >= 0 and y >= 0 and x < size and y < size and r[2] < depth[light, y, x]:
-                    depth[light, y, x] = r[2]
+                if x >= 0 and y >= 0 and x < size and y < size:
+                    if r[2] < depth[light, y, x]:  # warp's `and` would read it outside of the map, too
+                        depth[light, y, x] = r[2]
             p = q
 
 

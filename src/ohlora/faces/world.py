@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import warp as wp
 from scipy import sparse
-from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
 from ohlora.faces.bank import Bank, load_bank
+from ohlora.faces.distance import DistanceField
 from ohlora.faces.landmarks import Landmarks, find_landmarks, front_view
 from ohlora.faces.mesh import (
     catmull_clark,
@@ -23,7 +23,7 @@ from ohlora.faces.mesh import (
     vertex_normals,
 )
 from ohlora.faces.person import Person
-from ohlora.faces.regions import EYE_MIDPOINT, around_head, find_regions
+from ohlora.faces.regions import around_head, find_regions
 
 SIDES = ("right", "left")  # of the person; the right eye is on the left of the picture
 _MOUTH_PARTS = ("helper-upper-teeth", "helper-lower-teeth", "helper-tongue")
@@ -76,34 +76,6 @@ class Head:
     def pose(self, points: np.ndarray) -> np.ndarray:
         """Turns points (..., 3) along with the head."""
         return ((points - self.pivot) @ self.rotation.T + self.pivot).astype(np.float32)
-
-
-@wp.kernel
-def _distance(mesh: wp.uint64, points: wp.array(dtype=wp.vec3), out: wp.array(dtype=float)):
-    i = wp.tid()
-    query = wp.mesh_query_point_sign_normal(mesh, points[i], 1.0)
-    if query.result:
-        nearest = wp.mesh_eval_position(mesh, query.face, query.u, query.v)
-        out[i] = query.sign * wp.length(points[i] - nearest)
-    else:
-        out[i] = 1.0
-
-
-class DistanceField:
-    """Smoothed signed distance to the neutral head on a grid of 4 mm, with its gradient."""
-
-    def __init__(self, vertices: np.ndarray, triangles: np.ndarray) -> None:
-        cell, shape = 0.004, (76, 72, 108)
-        origin = EYE_MIDPOINT + np.array([-0.15, -0.06, -0.26], np.float32)
-        grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1).reshape(-1, 3) * cell + origin
-        mesh = wp.Mesh(wp.array(vertices, dtype=wp.vec3), wp.array(triangles.ravel(), dtype=wp.int32))
-        out = wp.zeros(len(grid), dtype=float)
-        wp.launch(_distance, len(grid), [mesh.id, wp.array(grid.astype(np.float32), dtype=wp.vec3), out])
-        distance = gaussian_filter(out.numpy().reshape(shape), 1.0)
-        field = np.concatenate([np.stack(np.gradient(distance, cell), -1), distance[..., None]], -1)
-        self.values = wp.array(field.astype(np.float32), dtype=wp.vec4)
-        self.origin = wp.vec3(*map(float, origin))
-        self.cells_per_metre = 1 / cell
 
 
 class FaceWorld:
