@@ -107,7 +107,7 @@ def _render_shards(
             _write_shard(output, shard, stream)
 
 
-def _patient(results: IMapIterator[Rendered]) -> Iterator[Rendered]:
+def _patient(results: "IMapIterator[Rendered]") -> Iterator[Rendered]:
     """The results in turn; a pool waits for ever for a process that was killed, this does not."""
     while True:
         try:
