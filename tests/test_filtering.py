@@ -13,14 +13,13 @@ from ohlora.filtering import (
     classification_metrics,
     extremes,
     filter_table,
-    kept_ids,
     load_ensemble,
     make_folds,
     predict,
     save_ensemble,
     train_ensemble,
 )
-from ohlora.labels import complete, read_human, read_labels
+from ohlora.labels import complete, kept_ids, read_human, read_labels
 from ohlora.training import Schedule
 
 CPU = torch.device("cpu")

@@ -8,7 +8,7 @@ import json
 import math
 import os
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -245,18 +245,23 @@ def load_tensors(path: PathLike) -> tuple[dict[str, Tensor], dict[str, str]]:
 def write_images(
     path: PathLike, ids: Sequence[int] | np.ndarray, images: Iterable[np.ndarray], kind: str = "png"
 ) -> None:
-    """Writes images to one stored zip with members such as 000123.png.
+    """Writes images, one id each, taken one at a time; see `image_writer`."""
+    with image_writer(path, kind) as add:
+        for id_, image in zip(ids, images, strict=True):
+            add(id_, image)
+
+
+@contextmanager
+def image_writer(path: PathLike, kind: str = "png") -> Iterator[Callable[[int, np.ndarray], None]]:
+    """Gives a function (id, image) that adds to one stored zip with members such as 000123.png.
 
     Args:
         path: the zip.
-        ids: one id per image, not negative.
-        images: uint8 arrays (H, W, 3) RGB or (H, W), taken one at a time.
-        kind: "png" (exact) or "jpg" (quality 95).
+        kind: "png" (exact) or "jpg" (quality 95). Images are uint8 (H, W, 3) RGB or (H, W), ids not negative.
     """
     with atomic(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-        for id_, image in zip(ids, images, strict=True):
-            # A ZipInfo without a time keeps the bytes the same from run to run.
-            archive.writestr(zipfile.ZipInfo(f"{id_:06d}.{kind}"), encode_image(image, kind))
+        # A ZipInfo without a time keeps the bytes the same from run to run.
+        yield lambda id_, image: archive.writestr(zipfile.ZipInfo(f"{id_:06d}.{kind}"), encode_image(image, kind))
 
 
 def encode_image(image: np.ndarray, kind: str = "png") -> bytes:

@@ -16,11 +16,11 @@ from sklearn.model_selection import KFold, StratifiedKFold
 from torch import Tensor, nn
 
 from ohlora.errors import UserError
-from ohlora.files import load_tensors, read_csv, save_tensors
+from ohlora.files import load_tensors, save_tensors
 from ohlora.labels import ATTRIBUTES
 from ohlora.networks.cnn import GenderCNN, QualityCNN
 from ohlora.rng import stream
-from ohlora.training import Fitted, Schedule, fit, seeded
+from ohlora.training import Fitted, Schedule, fit, initialise, seeded
 
 NETWORKS: dict[str, type[nn.Module]] = {"gender": GenderCNN, "quality": QualityCNN}
 EVALUATION_BATCH = 64
@@ -151,8 +151,10 @@ def _train_fold(
     on_epoch: OnEpoch,
 ) -> tuple[nn.Module, Fitted]:
     with seeded(seed, *purpose, "weights"):
-        model = NETWORKS[attribute](resolution=images.shape[-1]).to(device)
-    targets = torch.from_numpy(labels).float()
+        model = NETWORKS[attribute](resolution=images.shape[-1])
+        initialise(model, _unit(images[:64], torch.device("cpu")))
+    model.to(device)
+    targets = torch.tensor(labels, dtype=torch.float32)
     train = np.setdiff1d(np.arange(len(labels)), valid)
     fold = int(purpose[2])
     result = fit(
@@ -229,12 +231,6 @@ def filter_table(
         best = ", ".join(f"{name} {table[name].max():.4f}" for name in ATTRIBUTES)
         raise UserError(f"{limits}: no image reaches them; the highest scores are {best}")
     return table
-
-
-def kept_ids(path: str | Path) -> np.ndarray:
-    """The ids (N,), ascending, that a table written by the filter keeps."""
-    table = read_csv(path, {"id": int, "kept": int})
-    return np.sort(table.loc[table["kept"] == 1, "id"].to_numpy())
 
 
 def extremes(scores: np.ndarray, threshold: float, count: int) -> dict[str, np.ndarray]:

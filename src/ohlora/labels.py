@@ -1,4 +1,4 @@
-"""Labels of images, 0 or 1: read from people's tables, completed by the annotator, and checked."""
+"""Labels of images, 0 or 1: read from people's tables, completed by the annotator, checked; and which are kept."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -74,6 +74,12 @@ def read_labels(path: str | Path) -> pd.DataFrame:
             raise UserError(f"{path}: id {absent[0]} has no label for {attribute} ({len(absent)} such ids)")
     wide.columns = [*ATTRIBUTES, *(f"{name}_source" for name in ATTRIBUTES)]  # type: ignore[assignment]
     return wide.astype(dict.fromkeys(ATTRIBUTES, int)).sort_index()
+
+
+def kept_ids(path: str | Path) -> np.ndarray:
+    """The ids (N,), ascending, that a table written by the filter keeps."""
+    table = read_csv(path, {"id": int, "kept": int})
+    return np.sort(table.loc[table["kept"] == 1, "id"].to_numpy())
 
 
 def _check_values(path: str | Path, table: pd.DataFrame) -> None:

@@ -37,6 +37,25 @@ def contact_sheet(images: Sequence[np.ndarray], columns: int, captions: Sequence
     return np.asarray(sheet)
 
 
+# One colour a class of a parse map: background, skin, brows, eyes, nose, upper lip, inner mouth, lower lip, hair.
+CLASS_COLOURS = np.array(
+    [
+        (235, 235, 235),
+        (240, 200, 170),
+        (120, 80, 40),
+        (160, 110, 60),
+        (30, 120, 220),
+        (40, 200, 240),
+        (230, 160, 90),
+        (200, 30, 60),
+        (70, 0, 20),
+        (240, 90, 120),
+        (60, 50, 110),
+    ],
+    dtype=np.uint8,
+)
+
+
 def save_image(path: str | Path, image: np.ndarray) -> None:
     """Writes a uint8 picture; the kind follows from the name."""
     with atomic(path) as temporary:

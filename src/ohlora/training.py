@@ -48,6 +48,33 @@ def seeded(seed: int, *purpose: str | int) -> Iterator[None]:
         yield
 
 
+@torch.no_grad()
+def initialise(model: nn.Module, inputs: Tensor) -> None:
+    """Rescales fresh weights so that every unit of every layer has mean 0 and deviation 1 over the inputs.
+
+    The published CNNs have no normalisation: from PyTorch's default weights the differences between faces vanish on the
+    way through seven layers, and some thousand steps pass before anything is learnt. Data-dependent initialisation as
+    in Salimans and Kingma 2016 (Weight Normalization, section 3); afterwards it is an ordinary network.
+
+    Args:
+        model: its convolutions and dense layers, in the order of their use, have biases.
+        inputs: (N, ...) what the model takes, some tens of samples.
+    """
+    model.eval()
+    for layer in [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]:
+        handle = layer.register_forward_hook(_standardise)
+        model(inputs)
+        handle.remove()
+
+
+def _standardise(layer: nn.Module, _: object, output: Tensor) -> None:
+    axes = [0, *range(2, output.ndim)]
+    deviation, mean = torch.std_mean(output, dim=axes)
+    scale = 1 / deviation.clamp(min=1e-6)
+    layer.weight.mul_(scale.view(-1, *[1] * (layer.weight.ndim - 1)))  # type: ignore[operator,union-attr]
+    layer.bias.sub_(mean).mul_(scale)  # type: ignore[operator,union-attr]
+
+
 def fit(
     model: nn.Module,
     loss: Loss,

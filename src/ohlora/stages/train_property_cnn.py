@@ -7,7 +7,7 @@ import pandas as pd
 
 from ohlora.errors import main
 from ohlora.files import ImageZip, read_csv, save_tensors, write_csv, write_json
-from ohlora.filtering import kept_ids
+from ohlora.labels import kept_ids
 from ohlora.networks.cnn import PropertyCNN
 from ohlora.plots import save_figure, scatters
 from ohlora.properties import PROPERTY_NAMES
