@@ -13,6 +13,7 @@ from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
 from ohlora.files import PathLike
+from ohlora.properties import PROPERTY_NAMES
 
 # Published results of StyleGAN-VectorFind-v7: n, k, mean correlations of eyes, mouth, pose, passed cases.
 # Source: Oh-LoRA's image generation test reports; original weights, 256x256, absolute correlations.
@@ -102,6 +103,11 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]
     return rows
 
 
+def in_order(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Items in the order of the properties; metrics files sort their keys by letter."""
+    return [(name, values[name]) for name in PROPERTY_NAMES if name in values]
+
+
 # ---------------------------------------------------------------- tables
 
 
@@ -148,7 +154,7 @@ def cnn_table(metrics: Metrics) -> Table:
     columns = ("valid_correlation", "valid_mae", "all_correlation", "all_mae")
     rows = [
         (name, *(values.get(column, "–") for column in columns))
-        for name, values in metrics["train_property_cnn"]["properties"].items()
+        for name, values in in_order(metrics["train_property_cnn"]["properties"])
     ]
     header = ("property", "r, held back", "MAE, held back", "r, all", "MAE, all")
     return Table("Property network", header, rows, "Against the scores of version 2, in their standard deviations.")
@@ -157,13 +163,13 @@ def cnn_table(metrics: Metrics) -> Table:
 def accuracy_table(metrics: Metrics) -> Table:
     """Accuracy of the linear SVMs by group and property."""
     vectors = metrics["vectors"]
-    properties = [name for name in vectors["svm_accuracy"] if name != "mean"]
+    properties = [name for name in PROPERTY_NAMES if name in vectors["svm_accuracy"]]
     rows: list[Sequence[Cell]] = [
         (group, size, *(vectors["svm_accuracy"][name][group] for name in properties))
         for group, size in vectors["groups"].items()
     ]
     mean = ("mean", sum(vectors["groups"].values()), *(vectors["svm_accuracy"][name]["mean"] for name in properties))
-    letters = ", ".join(f"{name} {value:+.3f}" for name, value in vectors["medians"].items())
+    letters = ", ".join(f"{name} {value:+.3f}" for name, value in in_order(vectors["medians"]))
     note = f"On the samples held back. Letters of a group: at or above (h) or below (l) the medians of {letters}."
     return Table("Linear SVMs", ("group", "samples", *properties), [*rows, mean], note)
 
@@ -175,34 +181,32 @@ def correlation_table(metrics: Metrics, params: Mapping[str, Any]) -> Table:
     passed, absolute = test["passed"], test["passed_absolute"]
     share = f"{passed['count']} / {test['cases']} ({percent(passed['rate'])})"
     share_absolute = f"{absolute['count']} / {test['cases']} ({percent(absolute['rate'])})"
-    judge = [next(iter(test["judge_corr"][name].values())) for name in names]
     rows: list[Sequence[Cell]] = [
         ("property network, signed", *(test["corr"][name] for name in names), test["corr"]["sum"], share),
         ("property network, absolute", *(test["corr_absolute"][name] for name in names), "", share_absolute),
-        ("judge, signed", *judge, sum(judge), ""),
+        ("judge, signed", *(test["judge_corr"][name] for name in names), test["judge_corr"]["sum"], ""),
         ("threshold", *(thresholds[name] for name in names), "", ""),
     ]
     rows += [(f"published: {run}", *values, sum(values), cases) for run, _, values, cases in PUBLISHED]
     note = (
         "Mean over the cases of the correlation between the weight asked for and the reading. A wrong sign fails; the "
-        "published runs count absolute values, with other weights at 256x256 pixels."
+        "published runs count absolute values and use the original networks at 256x256 pixels."
     )
     return Table("Correlations", ("", *names, "sum", "passed"), rows, note)
 
 
 def judge_readings_table(metrics: Metrics) -> Table:
-    """Every reading of the judge, and how much a weight moves other properties."""
+    """What the judge reads besides, and how much a weight moves other properties."""
     test = metrics["test_vectors"]
     rows: list[Sequence[Cell]] = [
-        (f"{name}: judge's {reading.replace('_', ' ')}", value)
-        for name, readings in test["judge_corr"].items()
-        for reading, value in readings.items()
+        (f"judge, {name.replace('_', ': ')}, signed", value) for name, value in test["judge_corr_other"].items()
     ]
     rows += [
-        (f"cross-talk: {name.replace('_', ' ')}, absolute", value)
+        (f"property network, {name.replace('_', ' ')}, absolute", value)
         for name, value in test["cross_talk_absolute"].items()
     ]
-    return Table("Judge and cross-talk", ("reading", "mean correlation"), rows)
+    note = "Cross-talk: weights of one property against readings of another."
+    return Table("Other readings and cross-talk", ("reading", "mean correlation"), rows, note)
 
 
 def tables(metrics: Metrics, params: Mapping[str, Any]) -> dict[str, Table]:
@@ -259,9 +263,8 @@ def data_uri(picture: Picture) -> str:
 def tiles(metrics: Metrics) -> list[tuple[str, str, str]]:
     """Headline numbers as (number, what it is, detail)."""
     test, vectors = metrics["test_vectors"], metrics["vectors"]
-    judge = {name: next(iter(readings.values())) for name, readings in test["judge_corr"].items()}
-    expressions = list(judge)
-    by_judge = [f"judge {judge[name]:+.3f}" for name in expressions]
+    expressions = [name for name in PROPERTY_NAMES if name in test["judge_corr"]]
+    by_judge = [f"judge {test['judge_corr'][name]:+.3f}" for name in expressions]
     passed = f"{test['passed']['count']} of {test['cases']} cases"
     return [
         (percent(test["passed"]["rate"]), "passed", passed),

@@ -43,16 +43,17 @@ def summary(results: Results) -> dict[str, object]:
         for column, read in enumerate(names)
         if row != column
     }
-    judge: dict[str, dict[str, float]] = {}
-    for (name, reading), values in results.judge.items():
-        judge.setdefault(name, {})[reading] = mean(values)
+    main = dict(reversed(list(results.judge)))  # the first reading of each property
+    judge = {name: mean(results.judge[name, main[name]]) for name in names}
+    others = {f"{name}_{reading}": mean(v) for (name, reading), v in results.judge.items() if main[name] != reading}
     count = len(results.passed)
     return {
         "cases": count,
         "corr": signed | {"sum": sum(signed.values())},
         "corr_absolute": absolute | {"sum": sum(absolute.values())},
         "cross_talk_absolute": cross,
-        "judge_corr": judge,
+        "judge_corr": judge | {"sum": sum(judge.values())},
+        "judge_corr_other": others,
         "undefined": {name: int(np.isnan(own[:, column]).sum()) for column, name in enumerate(names)},
         "passed": {"count": int(results.passed.sum()), "rate": float(results.passed.mean())},
         "passed_absolute": {"count": int(results.passed_absolute.sum()), "rate": float(results.passed_absolute.mean())},
