@@ -1,0 +1,72 @@
+"""dvc.yaml agrees with the code: what a stage imports it depends on, what it names exists."""
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+from ruamel.yaml import YAML
+
+from ohlora.params import Params
+
+# What every stage uses, or what only checks and finds files: a change there must not make the pipeline run again.
+FRAME = {"__init__", "errors", "files", "params", "stages/__init__", "stages/paths", "weights"}
+STAGES: dict[str, Any] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
+
+
+def module_file(name: str) -> Path | None:
+    """The file of a module of the package, None for a name inside one."""
+    base = ROOT / "src" / Path(*name.split("."))
+    return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.exists()), None)
+
+
+def imported(path: Path) -> set[Path]:
+    """The package's modules that a file imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("ohlora"):
+            for alias in node.names:
+                found.add(module_file(f"{node.module}.{alias.name}") or module_file(node.module))
+    return {path for path in found if path}
+
+
+def needed(stage: str) -> set[str]:
+    """The modules, the frame left out, that a stage's result depends on."""
+    waiting, seen = [ROOT / "src" / "ohlora" / "stages" / f"{stage}.py"], set()
+    while waiting:
+        path = waiting.pop()
+        name = path.relative_to(ROOT / "src" / "ohlora").with_suffix("").as_posix()
+        if path not in seen and name not in FRAME:
+            seen.add(path)
+            waiting += imported(path)
+    return {path.relative_to(ROOT).as_posix() for path in seen}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_stage_depends_on_the_modules_it_imports(stage: str) -> None:
+    assert needed(stage) - set(STAGES[stage]["deps"]) == set()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_dependencies_exist_or_are_made(stage: str) -> None:
+    made = {path for other in STAGES.values() for path in paths(other.get("outs", []) + other.get("metrics", []))}
+    absent = [path for path in STAGES[stage]["deps"] if path not in made and not (ROOT / path).exists()]
+    assert absent == []
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_parameters_exist(stage: str) -> None:
+    for name in STAGES[stage]["params"]:
+        kind: Any = Params
+        for part in name.split("."):
+            kind = kind.model_fields[part].annotation
+
+
+def test_share_of_extremes_runs_the_search_and_what_follows_only() -> None:
+    direct = [stage for stage, entry in STAGES.items() if "k_percent" in entry["params"]]
+    assert direct == ["vectors", "report"]
+
+
+def paths(entries: list[Any]) -> list[str]:
+    return [name for entry in entries for name in (entry if isinstance(entry, dict) else [entry])]
