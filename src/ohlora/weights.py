@@ -62,6 +62,11 @@ def load_parser(source: PathLike) -> Parser:
     return cast(Parser, _load_described(source, "parser", Parser.from_config))
 
 
+def load_attributes_net(source: PathLike) -> AttributeNet:
+    """A judge or annotator of a safetensors file whose metadata describes it, in eval mode."""
+    return cast(AttributeNet, _load_described(source, "attributes", AttributeNet.from_config))
+
+
 def load_bundled(name: str, folder: PathLike = BUNDLED) -> nn.Module:
     """A network of models/bundled, in eval mode: generator, discriminator, parser, judge or annotator.
 
@@ -80,7 +85,7 @@ def load_bundled(name: str, folder: PathLike = BUNDLED) -> nn.Module:
         return load_discriminator(path)
     if name == "parser":
         return load_parser(path)
-    return _load_described(path, "attributes", AttributeNet.from_config)
+    return load_attributes_net(path)
 
 
 # ---------------------------------------------------------------- reading

@@ -1,8 +1,10 @@
 """Progressive adversarial training of a StyleGAN from scratch, resumable at any step."""
 
 import copy
+import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -53,7 +55,7 @@ class GanSchedule:
     mixing_probability: float = 0.7
     penalty_interval: int = 16
     gamma: float = 1.0
-    gamma_minimum: float = 0.02
+    gamma_minimum: float = 0.1
     gamma_maximum: float = 10.0
 
     @property
@@ -97,6 +99,20 @@ class Readings:
         self.real, self.fake = keep * self.real + (1 - keep) * real, keep * self.fake + (1 - keep) * fake
 
 
+@contextmanager
+def postponed_interrupt() -> Iterator[Callable[[], bool]]:
+    """Holds back Ctrl-C and SIGTERM until the block ends; the value tells whether one has come."""
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda *_: came.append(1)) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(came)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if came:
+        raise KeyboardInterrupt
+
+
 class GanTrainer:
     """Generator, discriminator, averaged generator and their optimisers.
 
@@ -118,8 +134,8 @@ class GanTrainer:
         compiled: bool = True,
     ):
         self.real, self.schedule, self.device = real, schedule, device
-        self.g = generator.to(device, memory_format=torch.channels_last).train()
-        self.d = discriminator.to(device, memory_format=torch.channels_last).train()
+        self.g = generator.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        self.d = discriminator.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.ema = copy.deepcopy(self.g).eval().requires_grad_(False)
         if compiled:
             torch._dynamo.config.recompile_limit = 64  # one graph per resolution, layer width and fade
@@ -212,11 +228,8 @@ class GanTrainer:
             self._resume(path, mark)
             if finish is not None:
                 self.schedule = self.schedule.ending(self.shown, finish)
-            try:
-                self._run(look, look_every, lambda: None if finish is not None else self._save(path, mark))
-            except KeyboardInterrupt:
-                tqdm.write(f"stopped after {self.shown} images; the same command goes on")
-                raise
+            with postponed_interrupt() as interrupted:
+                self._run(look, look_every, interrupted, path if finish is None else None, mark)
 
     def _resume(self, path: Path, mark: str) -> None:
         if not path.exists():
@@ -227,21 +240,26 @@ class GanTrainer:
         else:
             tqdm.write(f"{path}: of other networks, not used")
 
-    def _run(self, look: Callable[["GanTrainer"], None], look_every: int, save: Callable[[], None]) -> None:
+    def _run(
+        self,
+        look: Callable[["GanTrainer"], None],
+        look_every: int,
+        interrupted: Callable[[], bool],
+        path: Path | None,
+        mark: str,
+    ) -> None:
         saved = time.monotonic()
         with tqdm(total=self.schedule.images, initial=self.shown, unit="img", disable=None) as bar:
-            try:
-                while self.shown < self.schedule.images:
-                    self.step()
-                    bar.update(self.schedule.batch_size)
-                    if self.shown % look_every < self.schedule.batch_size:
-                        self._record(bar)
-                        look(self)
-                    if time.monotonic() - saved > SAVE_EVERY:
-                        save()
-                        saved = time.monotonic()
-            finally:
-                save()
+            while self.shown < self.schedule.images and not interrupted():
+                self.step()
+                bar.update(self.schedule.batch_size)
+                if self.shown % look_every < self.schedule.batch_size:
+                    self._record(bar)
+                    look(self)
+                if time.monotonic() - saved > SAVE_EVERY:
+                    self._save(path, mark)
+                    saved = time.monotonic()
+        self._save(path, mark)
 
     def _record(self, bar: tqdm) -> None:
         row = {"images": self.shown, "lod": self.schedule.lod(self.shown), "gamma": self.penalty.gamma}
@@ -249,6 +267,8 @@ class GanTrainer:
         self.readings.history.append(row)
         bar.write(", ".join(f"{name} {value:.4g}" for name, value in row.items()))
 
-    def _save(self, path: Path, mark: str) -> None:
+    def _save(self, path: Path | None, mark: str) -> None:
+        if path is None:
+            return
         with atomic(path) as temporary:
             torch.save({"mark": mark, "state": self.state()}, temporary)

@@ -1,0 +1,131 @@
+"""Adversarial training: schedule, losses, and a resumed run that is the run it continues."""
+
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ohlora.errors import UserError
+from ohlora.gan.data import RealImages, box_downsample
+from ohlora.gan.losses import PenaltyWeight, discriminator_loss, generator_loss, r1_penalty
+from ohlora.gan.trainer import GanSchedule, GanTrainer, Phase
+from ohlora.networks.stylegan import Discriminator, Generator
+from ohlora.pretrain.evaluate_gan import closest_pair, frechet_distance
+
+SCHEDULE = GanSchedule([Phase(8, 32), Phase(16, 48, fade=16)], decay=16, batch_size=8, penalty_interval=2, ema=50)
+
+
+def trainer(schedule: GanSchedule = SCHEDULE) -> GanTrainer:
+    torch.manual_seed(0)
+    channels = {4: 8, 8: 8, 16: 4}
+    generator = Generator(16, channels, {"z_dim": 8, "w_dim": 8, "width": 8, "layers": 2})
+    images = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), dtype=np.uint8)
+    cpu = torch.device("cpu")
+    return GanTrainer(generator, Discriminator(16, channels), RealImages(images, 0), schedule, cpu, compiled=False)
+
+
+def run(folder: Path, schedule: GanSchedule = SCHEDULE, **options) -> GanTrainer:
+    made = trainer(schedule)
+    made.run(folder, "mark", look=options.pop("look", lambda _: None), look_every=16, **options)
+    return made
+
+
+def same(a: GanTrainer, b: GanTrainer) -> bool:
+    pairs = zip(a.ema.state_dict().values(), b.ema.state_dict().values(), strict=True)
+    return all(torch.equal(x, y) for x, y in pairs)
+
+
+def test_schedule_grows_and_fades() -> None:
+    assert [SCHEDULE.lod(shown) for shown in (0, 31, 32, 40, 48, 79)] == [1.0, 1.0, 1.0, 0.5, 0.0, 0.0]
+    assert SCHEDULE.rate(0) == SCHEDULE.rate(64) == 1.0
+    assert SCHEDULE.rate(72) == pytest.approx(0.515)
+    assert SCHEDULE.rate(80) == pytest.approx(0.03)
+
+
+def test_losses_are_the_logistic_ones() -> None:
+    zero = torch.zeros(4, 1)
+    assert discriminator_loss(zero, zero).item() == pytest.approx(2 * np.log(2))
+    assert generator_loss(zero + 3).item() == pytest.approx(np.log1p(np.exp(-3)))
+
+
+def test_r1_is_the_squared_gradient() -> None:
+    weight = torch.tensor([1.0, -2.0, 3.0]).view(1, 3, 1, 1)
+    penalty = r1_penalty(lambda x: (x * weight).sum(dim=(1, 2, 3)), torch.randn(5, 3, 2, 2))
+    assert penalty.item() == pytest.approx(4 * 14)
+
+
+def test_penalty_follows_the_margin() -> None:
+    ahead, behind = PenaltyWeight(1.0, 0.5, 2.0), PenaltyWeight(1.0, 0.5, 2.0)
+    for _ in range(300):
+        ahead.update(5.0)
+        behind.update(0.1)
+    assert (ahead.gamma, behind.gamma) == (2.0, 0.5)
+
+
+def test_box_downsample_is_the_mean_of_blocks() -> None:
+    images = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
+    expected = images.reshape(2, 2, 2, 2, 2, 3).astype(float).mean(axis=(2, 4))
+    np.testing.assert_array_equal(box_downsample(images, 2), np.rint(expected))
+
+
+def test_batches_depend_on_the_step_alone() -> None:
+    images = np.random.default_rng(1).integers(0, 256, (9, 8, 8, 3), dtype=np.uint8)
+    first, second = RealImages(images, 3), RealImages(images, 3)
+    second.batch(0, 4, 8)
+    assert torch.equal(first.batch(5, 4, 8), second.batch(5, 4, 8))
+    assert not torch.equal(first.batch(5, 4, 8), first.batch(6, 4, 8))
+    assert first.batch(0, 4, 8).abs().max() <= 1
+
+
+def test_training_moves_every_part(tmp_path: Path) -> None:
+    before, after = trainer(), run(tmp_path)
+    for name, value in after.g.named_parameters():
+        unused = name.startswith("synthesis.output0")  # no phase at 4 pixels
+        assert torch.equal(value, dict(before.g.named_parameters())[name]) == unused, name
+    assert after.shown == 80
+    assert all(np.isfinite(list(row.values())).all() for row in after.readings.history)
+
+
+def test_a_resumed_run_is_the_run_it_continues(tmp_path: Path) -> None:
+    def stop(made: GanTrainer) -> None:
+        if made.shown == 48:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "resumed", look=stop)
+    resumed, whole = run(tmp_path / "resumed"), run(tmp_path / "whole")
+    assert same(resumed, whole)
+    assert resumed.readings.history == whole.readings.history
+
+
+def test_a_checkpoint_of_other_networks_is_not_used(tmp_path: Path) -> None:
+    run(tmp_path)
+    other = trainer()
+    other.run(tmp_path, "other mark", lambda made: None, look_every=16)
+    assert same(other, run(tmp_path / "fresh"))
+
+
+def test_a_finished_stretch_leaves_the_checkpoint(tmp_path: Path) -> None:
+    long = GanSchedule([Phase(8, 16), Phase(16, 160)], decay=16, batch_size=8)
+    run(tmp_path, GanSchedule([Phase(8, 16), Phase(16, 32)], decay=0, batch_size=8))
+    checkpoint = (tmp_path / "checkpoint.pt").read_bytes()
+    ended = run(tmp_path, long, finish=24)
+    assert ended.shown == 48 + 24
+    assert ended.schedule.rate(ended.shown) == pytest.approx(0.03)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == checkpoint
+    with pytest.raises(UserError, match="from 200 on"):
+        GanSchedule([Phase(8, 200), Phase(16, 160)], decay=16).ending(100, 24)
+
+
+def test_frechet_distance_of_gaussians() -> None:
+    a = np.random.default_rng(0).standard_normal((20_000, 3))
+    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
+    assert frechet_distance(a, a + np.array([2, 0, 0])) == pytest.approx(4, rel=1e-6)
+    assert frechet_distance(a, 3 * a) == pytest.approx(12, rel=0.05)
+
+
+def test_closest_pair() -> None:
+    assert closest_pair(np.array([[0.0, 0], [5, 5], [9, 0], [5, 4.5]])) == (1, 3)
