@@ -1,10 +1,11 @@
 """Losses of adversarial training, and the controller of the gradient penalty."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
@@ -17,7 +18,7 @@ def generator_loss(fake_logits: Tensor) -> Tensor:
     return F.softplus(-fake_logits.float()).mean()
 
 
-def r1_penalty(discriminator: nn.Module, images: Tensor, **arguments: object) -> Tensor:
+def r1_penalty(discriminator: Callable[..., Tensor], images: Tensor, **arguments: object) -> Tensor:
     """Mean squared length of the logits' gradient at real images (Mescheder et al. 2018), without gamma / 2."""
     images = images.detach().requires_grad_(True)
     logits = discriminator(images, **arguments)
