@@ -86,9 +86,9 @@ def _start_worker(bank: Path | None, seed: int, size: int) -> None:
     _worker = FaceWorld(bank), seed, size
 
 
-def _render_index(index: int) -> Rendered:
+def _render_some(indices: Sequence[int]) -> list[Rendered]:
     world, seed, size = _worker
-    return render(world, seed, index, size)
+    return [render(world, seed, index, size) for index in indices]
 
 
 def _render_shards(
@@ -101,17 +101,17 @@ def _render_shards(
     # Spawned, not forked: warp must not be set up before a fork.
     context = multiprocessing.get_context("spawn")
     with context.Pool(processes, _start_worker, (bank, seed, size)) as pool:
-        stream = _patient(pool.imap(_render_index, indices, 4))
+        stream = _patient(pool.imap(_render_some, [indices[start : start + 4] for start in range(0, len(indices), 4)]))
         stream = iter(tqdm(stream, "render", len(indices), unit="img", disable=None))
         for shard in shards:
             _write_shard(output, shard, stream)
 
 
-def _patient(results: "IMapIterator[Rendered]") -> Iterator[Rendered]:
+def _patient(results: "IMapIterator[list[Rendered]]") -> Iterator[Rendered]:
     """The results in turn; a pool waits for ever for a process that was killed, this does not."""
     while True:
         try:
-            yield results.next(timeout=PATIENCE)
+            yield from results.next(timeout=PATIENCE)
         except StopIteration:
             return
         except multiprocessing.TimeoutError:
