@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from PIL import Image, UnidentifiedImageError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from ohlora.errors import UserError
@@ -222,10 +222,8 @@ def save_tensors(path: PathLike, tensors: Mapping[str, Tensor], metadata: Mappin
     """Writes named tensors, and text metadata, as safetensors."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic(path) as temporary:
-        try:
-            save_file(state, temporary, dict(metadata) if metadata else None)
-        except SafetensorError as error:  # a full disk arrives as this, not as an OSError
-            raise UserError(f"{path}: cannot be written ({error})") from None
+        # Not safetensors' own save_file: it gives the file to its owner only and hides the reason of a failure.
+        temporary.write_bytes(save(state, dict(metadata) if metadata else None))
 
 
 def load_tensors(path: PathLike) -> tuple[dict[str, Tensor], dict[str, str]]:
