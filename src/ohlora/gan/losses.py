@@ -44,6 +44,7 @@ class PenaltyWeight:
         """Take one batch's margin mean D(real) - mean D(fake) into account."""
         self.margin = average * self.margin + (1 - average) * margin
         if self.margin > 1.15 * self.target:
-            self.gamma = min(self.gamma * speed, self.maximum)
+            self.gamma *= speed
         elif self.margin < 0.85 * self.target:
-            self.gamma = max(self.gamma / speed, self.minimum)
+            self.gamma /= speed
+        self.gamma = min(max(self.gamma, self.minimum), self.maximum)

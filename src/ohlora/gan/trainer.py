@@ -202,14 +202,17 @@ class GanTrainer:
     def state(self) -> dict[str, Any]:
         """Everything that a resumed training needs, as tensors and plain values."""
         networks = {name: getattr(self, name).state_dict() for name in ("g", "d", "ema", "g_optimiser", "d_optimiser")}
-        return networks | {"shown": self.shown, "penalty": vars(self.penalty), "readings": vars(self.readings)}
+        penalty = {"gamma": self.penalty.gamma, "margin": self.penalty.margin}
+        return networks | {"shown": self.shown, "penalty": penalty, "readings": vars(self.readings)}
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from `state()`."""
         for name in ("g", "d", "ema", "g_optimiser", "d_optimiser"):
             getattr(self, name).load_state_dict(state[name])
         self.shown = state["shown"]
-        self.penalty, self.readings = PenaltyWeight(**state["penalty"]), Readings(**state["readings"])
+        # The bounds of gamma belong to the schedule, which may differ from stretch to stretch.
+        self.penalty.gamma, self.penalty.margin = state["penalty"]["gamma"], state["penalty"]["margin"]
+        self.readings = Readings(**state["readings"])
 
     def run(
         self, folder: Path, mark: str, look: Callable[["GanTrainer"], None], look_every: int, finish: int | None = None
