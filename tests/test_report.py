@@ -18,7 +18,7 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from ohlora.errors import UserError
-from ohlora.files import load_npz
+from ohlora.files import load_npz, save_npz
 from ohlora.properties import PROPERTY_NAMES
 from ohlora.report import Table, finite, flatten, summarise, text_of, to_markdown
 from ohlora.rng import standard_normal, stream
@@ -196,6 +196,12 @@ def test_damaged_samples_are_one_line(workspace: Path) -> None:
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(UserError, match=r"samples.npz"):
         vectors.run()
+
+
+def test_vectors_without_their_groups_are_one_line(workspace: Path) -> None:
+    save_npz("models/vectors/vectors.npz", vectors=np.zeros((8, 3, 24), np.float32))
+    with pytest.raises(UserError, match=r"vectors.npz: no array .*groups"):
+        test_vectors.run()
 
 
 # ---------------------------------------------------------------- numbers and text

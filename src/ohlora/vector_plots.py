@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from PIL import Image, ImageDraw, ImageFont
 
 LOW, HIGH = "#3b6fb6", "#d1495b"
@@ -29,14 +30,17 @@ def tsne_page(maps: Mapping[tuple[str, str], tuple[np.ndarray, np.ndarray]], acc
     for row, name in enumerate(properties):
         for column, group in enumerate(groups):
             axis = axes[row, column]
-            for points, colour, label in zip(maps[group, name], (LOW, HIGH), ("lowest", "highest"), strict=True):
-                axis.scatter(*points.T, s=3, color=colour, alpha=0.6, linewidths=0, label=label)
+            low, high = maps[group, name]
+            # Drawn in turn: neither class may cover the other.
+            order = np.argsort(np.concatenate([np.arange(len(low)), np.arange(len(high))]), kind="stable")
+            colours = np.repeat([LOW, HIGH], [len(low), len(high)])[order]
+            axis.scatter(*np.concatenate([low, high])[order].T, s=3, c=colours, alpha=0.6, linewidths=0)
             axis.set_title(f"{group}  {accuracy[column, row]:.3f}", fontsize=9)
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_color("#cccccc")
         axes[row, 0].set_ylabel(name, fontsize=11)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper right", ncols=2, markerscale=4, frameon=False, fontsize=9)
+    handles = [Line2D([], [], color=colour, marker="o", linestyle="") for colour in (LOW, HIGH)]
+    figure.legend(handles, ["lowest", "highest"], loc="outside upper right", ncols=2, frameon=False, fontsize=9)
     return figure
 
 

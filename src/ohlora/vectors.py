@@ -1,7 +1,7 @@
 """Directions in latent space along which one property rises: groups, extremes, linear SVMs, t-SNE maps."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from itertools import product
 
@@ -10,6 +10,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.svm import LinearSVC
 
 from ohlora.errors import UserError
+from ohlora.files import PathLike, load_npz
 
 MIN_EXTREMES = 5  # of each class: with 20 % held back, one of each remains for validation
 
@@ -182,6 +183,11 @@ def find_directions(
         grouping=np.array(grouping),
         medians=np.asarray(medians, dtype=np.float64),
     )
+
+
+def load_directions(path: PathLike) -> Directions:
+    """Reads vectors.npz. Raises UserError if the file is damaged or an array is missing."""
+    return Directions(**load_npz(path, *(field.name for field in fields(Directions))))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import pandas as pd
 
 from ohlora.errors import main
 from ohlora.evaluation import Cases, Readers, Results, draw_strip, evaluate, judge_columns, run_cases
-from ohlora.files import load_npz, save_npz, write_csv, write_json
+from ohlora.files import save_npz, write_csv, write_json
 from ohlora.params import TestVectors
 from ohlora.plots import save_figure, save_image
 from ohlora.rng import standard_normal
@@ -13,7 +13,7 @@ from ohlora.stages import Stage
 from ohlora.stages.generators import named_generator
 from ohlora.stages.paths import CASE_ARRAYS, CASES, METRICS, PLOT, PROPERTY_CNN, VECTORS
 from ohlora.vector_plots import correlation_histograms, responses, stack
-from ohlora.vectors import Directions
+from ohlora.vectors import Directions, load_directions
 from ohlora.weights import load_bundled, load_property_cnn
 
 STRIP_STEPS = (-2.0, -1.33, -0.67, 0.0, 0.67, 1.33, 2.0)
@@ -95,7 +95,7 @@ def run() -> None:
             stage.device,
             stage.params.sample.batch_size,
         )
-        directions = Directions(**load_npz(VECTORS))
+        directions = load_directions(VECTORS)
         z = standard_normal(stage.seed, "test_vectors", (params.n_cases, readers.generator.mapping.z_dim))
         cases = run_cases(readers, directions, z, params.weights.model_dump())
         results = evaluate(cases, directions.properties.tolist(), params.thresholds.model_dump())
