@@ -1,6 +1,7 @@
 """Labels, filter networks and the table of kept images."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,9 +36,9 @@ def toy(count: int = 40, side: int = 64) -> tuple[torch.Tensor, np.ndarray]:
     return torch.from_numpy(images.astype(np.uint8)), labels
 
 
-def train(tries: int = 1, max_valid_loss: float = 10.0, seed: int = 0, **changes: object) -> tuple:
+def train(tries: int = 1, max_valid_loss: float = 10.0, seed: int = 0, **changes: Any) -> tuple:
     images, labels = toy()
-    settings = {"folds": 2, "stratified": True, "device": CPU} | changes
+    settings: dict[str, Any] = {"folds": 2, "stratified": True, "device": CPU} | changes
     return train_ensemble(
         "quality", images, labels, SCHEDULE, max_valid_loss=max_valid_loss, tries=tries, seed=seed, **settings
     )

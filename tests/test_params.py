@@ -59,7 +59,7 @@ def refusal(path: Path) -> str:
 
 
 def leaves(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found = {}
+    found: dict[str, Any] = {}
     for key, value in content.items():
         found |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return found

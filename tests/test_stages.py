@@ -1,0 +1,372 @@
+"""The stages end to end on a tiny setting, with the bundled weights; and what they do with bad input."""
+
+import importlib
+import json
+import math
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT
+from ruamel.yaml import YAML
+
+from ohlora.errors import UserError
+from ohlora.files import ImageZip, load_npz, read_json
+from ohlora.stages import Stage
+from ohlora.stages.paths import (
+    CASES,
+    DETECTIONS,
+    FILTER,
+    HUMAN_LABELS,
+    IMAGES,
+    LABELS,
+    LATENTS,
+    MAPS,
+    METRICS,
+    PROPERTY_CNN,
+    SAMPLES,
+    SCORES_CNN,
+    SCORES_V2,
+    SUMMARY,
+    VECTORS,
+)
+
+N_IMAGES, N_LABELS = 48, 24
+PIPELINE: dict[str, Any] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
+SETTINGS: dict[str, Any] = {
+    "n_samples": 120,
+    "runtime": {"device": "cpu", "threads": 0},
+    "synthesize": {"n_images": N_IMAGES},
+    "label": {"n_labels": N_LABELS},
+    "train_filter": {
+        "folds": 2,
+        "epochs": 1,
+        "gender": {"max_valid_loss": 10, "stratified": True},
+        "quality": {"max_valid_loss": 10},
+    },
+    "filter": {"gender_min": 0.0, "quality_min": 0.0},
+    "train_property_cnn": {"epochs": 2},
+    "vectors": {"groups": ["hair_color"], "tsne": {"iterations": 250, "max_points": 10}},
+    "test_vectors": {"n_cases": 2, "n_strips": 1},
+}
+
+
+def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    nested = {key: merge(base[key], value) if isinstance(value, dict) else value for key, value in changes.items()}
+    return base | nested
+
+
+def prepare(folder: Path, params: dict[str, Any]) -> None:
+    """Parameters, and labels by a person: with so few images the annotator might see no bad one."""
+    YAML(typ="safe").dump(params, folder / "params.yaml")
+    rows = [f"{id_},gender,{id_ % 2}\n{id_},quality,{int(id_ % 4 > 0)}\n" for id_ in range(N_LABELS - 2)]
+    rows += [f"{id_},quality,1\n" for id_ in (N_LABELS - 2, N_LABELS - 1)]
+    (folder / HUMAN_LABELS).parent.mkdir(parents=True)
+    (folder / HUMAN_LABELS).write_text("id,attribute,value\n" + "".join(rows))
+
+
+def run(stage: str) -> None:
+    importlib.import_module(f"ohlora.stages.{stage}").run()
+
+
+def outputs(stage: str) -> list[Path]:
+    """The files a stage makes, those in folders included."""
+    entries = PIPELINE[stage].get("outs", []) + PIPELINE[stage].get("metrics", [])
+    roots = [Path(name) for entry in entries for name in (entry if isinstance(entry, dict) else [entry])]
+    return [path for root in roots for path in (sorted(root.rglob("*.*")) if root.is_dir() else [root])]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, default_params: dict[str, Any]) -> Iterator[Path]:
+    """A folder in which all stages have run once."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        prepare(folder, merge(default_params, SETTINGS))
+        for stage in PIPELINE:
+            run(stage)
+        yield folder
+
+
+@pytest.fixture
+def world(tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the finished folder to spoil."""
+    folder = tmp_path / "world"
+    shutil.copytree(finished, folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def at_finished(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(finished)
+    return finished
+
+
+def change(**sections: Any) -> None:
+    """Changes params.yaml of the working folder."""
+    yaml = YAML(typ="safe")
+    yaml.dump(merge(yaml.load(Path("params.yaml").read_text()), sections), Path("params.yaml"))
+
+
+# ---------------------------------------------------------------- a whole run
+
+
+@pytest.mark.usefixtures("at_finished")
+def test_every_output_of_the_pipeline_is_there() -> None:
+    missing = [path for stage in PIPELINE for path in outputs(stage) if not path.exists()]
+    assert missing == []
+
+
+def test_no_temporary_file_is_left(finished: Path) -> None:
+    assert [path for path in finished.rglob(".*") if path.name.endswith("tmp") or ".tmp." in path.name] == []
+
+
+@pytest.mark.usefixtures("at_finished")
+def test_ids_travel_through_all_tables() -> None:
+    ids = np.arange(N_IMAGES)
+    assert np.array_equal(ImageZip(IMAGES).ids, ids)
+    assert np.array_equal(load_npz(LATENTS, "ids")["ids"], ids)
+    assert np.array_equal(pd.read_csv(FILTER)["id"], ids)
+    labels = pd.read_csv(LABELS)
+    assert sorted(set(labels["id"])) == list(range(N_LABELS))
+    assert not labels.duplicated(["id", "attribute"]).any()
+    detections = pd.read_csv(DETECTIONS)
+    found = detections.loc[detections["found"] == 1, "id"]
+    assert np.array_equal(ImageZip(MAPS).ids, found)
+    assert np.array_equal(pd.read_csv(SCORES_V2)["id"], found)
+    assert np.array_equal(pd.read_csv(SCORES_CNN)["id"], detections["id"])
+    assert detections.loc[detections["found"] == 0, "reason"].notna().all()
+
+
+@pytest.mark.usefixtures("at_finished")
+def test_people_count_before_the_annotator() -> None:
+    labels = pd.read_csv(LABELS)
+    gender = labels[labels["attribute"] == "gender"]
+    assert gender["source"].tolist() == ["human"] * (N_LABELS - 2) + ["annotator"] * 2
+    table = pd.read_csv(FILTER)
+    assert set(table.loc[table["id"] >= N_LABELS, "gender_source"]) == {"cnn"}
+
+
+@pytest.mark.usefixtures("at_finished")
+def test_normalised_scores_have_mean_zero_and_deviation_one() -> None:
+    table = pd.read_csv(SCORES_V2)
+    assert table["hair_color"].mean() == pytest.approx(0, abs=1e-3)
+    assert table["hair_color"].std(ddof=1) == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.usefixtures("at_finished")
+def test_vectors_have_unit_length_and_samples_are_finite() -> None:
+    vectors = load_npz(VECTORS, "vectors")["vectors"]
+    lengths = np.linalg.norm(vectors, axis=-1)
+    assert np.allclose(lengths[np.isfinite(lengths)], 1, atol=1e-5)
+    assert all(np.isfinite(array).all() for array in load_npz(SAMPLES).values())
+    assert len(pd.read_csv(CASES)) == 2
+
+
+@pytest.mark.usefixtures("at_finished")
+def test_metrics_are_finite_nested_numbers() -> None:
+    def check(value: Any, path: str) -> None:
+        if isinstance(value, dict):
+            for key, part in value.items():
+                check(part, f"{path}.{key}")
+        else:
+            assert isinstance(value, int | float), path
+            assert math.isfinite(value), path
+
+    check(read_json(SUMMARY), "summary")
+    for stage in PIPELINE:
+        if Path(METRICS.format(stage)).exists():
+            check(read_json(METRICS.format(stage)), stage)
+
+
+# ---------------------------------------------------------------- the same again
+
+
+REPEATED = ["label", "train_filter", "filter", "score", "train_property_cnn", "vectors", "report"]
+
+
+@pytest.mark.parametrize("stage", REPEATED)
+def test_same_params_give_the_same_bytes(world: Path, finished: Path, stage: str) -> None:
+    run(stage)
+    for path in outputs(stage):
+        if path.suffix in (".csv", ".json", ".npz", ".safetensors") and path.name != "metrics.json":
+            assert (world / path).read_bytes() == (finished / path).read_bytes(), path
+
+
+@pytest.mark.usefixtures("world")
+def test_batch_size_changes_images_by_rounding_only_and_fewer_images_are_the_first_ones() -> None:
+    with ImageZip(IMAGES) as images:
+        before = images.tensor(range(20)).int()
+    change(synthesize={"n_images": 20, "batch_size": 7}, label={"n_labels": 10})
+    run("synthesize")
+    with ImageZip(IMAGES) as images:
+        after = images.tensor(images.ids).int()
+    assert (before - after).abs().max() <= 1
+
+
+# ---------------------------------------------------------------- bad input
+
+
+def refused(stage: str, *parts: str) -> None:
+    """The stage ends with one line that has all the parts, and leaves its outputs as they were."""
+    before = {path: path.read_bytes() for path in outputs(stage) if path.exists()}
+    with pytest.raises((UserError, OSError)) as caught:
+        run(stage)
+    for part in parts:
+        assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert {path: path.read_bytes() for path in outputs(stage) if path.exists()} == before
+
+
+@pytest.mark.parametrize("stage", ["label", "train_filter", "filter", "segment", "score", "train_property_cnn"])
+@pytest.mark.usefixtures("world")
+def test_truncated_images_are_named(stage: str) -> None:
+    Path(IMAGES).write_bytes(Path(IMAGES).read_bytes()[:-100])
+    refused(stage, IMAGES, "truncated")
+
+
+@pytest.mark.usefixtures("world")
+def test_damaged_image_is_named() -> None:
+    content = bytearray(Path(IMAGES).read_bytes())
+    content[content.find(b"IDAT", content.find(b"000005.png")) + 40] ^= 0xFF
+    Path(IMAGES).write_bytes(content)
+    refused("label", IMAGES, "000005.png")
+
+
+@pytest.mark.parametrize(
+    ("row", "parts"),
+    [
+        ("1,gender,0\n", ["human.csv, line", "id 1, attribute gender is there twice"]),
+        ("23,gender,7\n", ["human.csv, line", "value is 7", "0 or 1"]),
+        ("99,gender,1\n", ["human.csv, line", "id is 99", "0 to 47"]),
+    ],
+)
+@pytest.mark.usefixtures("world")
+def test_bad_human_label_is_named(row: str, parts: list[str]) -> None:
+    with Path(HUMAN_LABELS).open("a") as file:
+        file.write(row)
+    refused("label", *parts)
+
+
+@pytest.mark.usefixtures("world")
+def test_labels_of_images_that_do_not_exist_are_named() -> None:
+    with Path(LABELS).open("a") as file:
+        file.write("77,gender,1,human\n77,quality,1,human\n")
+    refused("train_filter", IMAGES, "id 77")
+    refused("filter", "id 77")
+
+
+@pytest.mark.usefixtures("world")
+def test_fold_that_cannot_succeed_ends_the_stage() -> None:
+    change(train_filter={"tries": 2, "gender": {"max_valid_loss": 1e-6}})
+    with pytest.raises(UserError, match=r"train_filter\.gender\.max_valid_loss = 1e-06: fold 0 .* 2 tries"):
+        run("train_filter")
+
+
+@pytest.mark.usefixtures("world")
+def test_thresholds_that_keep_no_image_are_named() -> None:
+    labels = pd.read_csv(LABELS)
+    labels.loc[labels["attribute"] == "gender", "value"] = 0
+    labels.to_csv(LABELS, index=False)
+    change(filter={"gender_min": 1.0, "quality_min": 1.0})
+    refused("filter", "filter.gender_min = 1", "no image")
+
+
+@pytest.mark.usefixtures("world")
+def test_weights_of_another_network_are_named() -> None:
+    shutil.copy("models/filter/gender.safetensors", PROPERTY_CNN)
+    refused("sample", PROPERTY_CNN)
+    shutil.copy("models/filter/gender.safetensors", "models/filter/quality.safetensors")
+    refused("filter", "quality.safetensors", "gender")
+
+
+@pytest.mark.usefixtures("world")
+def test_too_few_scored_images_are_an_error() -> None:
+    table = pd.read_csv(SCORES_V2)
+    table.head(5).to_csv(SCORES_V2, index=False)
+    refused("train_property_cnn", "5 images", "at least 20")
+
+
+@pytest.mark.usefixtures("world")
+def test_params_that_change_while_a_stage_runs_are_noticed() -> None:
+    with pytest.raises(UserError, match="score changed while score ran"), Stage("score", "seed", "score"):
+        change(score={"ddof": 0})
+    with Stage("score", "seed", "score"):
+        change(report={"title": "not a parameter of this stage"})
+
+
+@pytest.mark.usefixtures("world")
+def test_second_run_of_a_stage_is_refused() -> None:
+    with Stage("label", "seed", "label"), pytest.raises(UserError, match=f"process {os.getpid()} is at work"):
+        run("label")
+
+
+# ---------------------------------------------------------------- as programs
+
+
+def program(stage: str, **options: Any) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", f"ohlora.stages.{stage}"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+@pytest.mark.usefixtures("world")
+def test_bad_parameter_is_one_line_and_exit_code_2() -> None:
+    change(k_percent=-5)
+    process = program("vectors")
+    _, errors = process.communicate()
+    assert process.returncode == 2
+    assert errors.startswith("error: params.yaml: k_percent = -5: allowed is a number above 0 to 0.5")
+    assert errors.count("\n") == 1
+
+
+@pytest.mark.usefixtures("world")
+def test_full_disk_is_one_line_and_leaves_no_half_written_output() -> None:
+    Path(IMAGES).unlink()
+    limit = 50_000  # bytes a file may have: writing fails in the middle, as on a full disk
+    process = program("synthesize", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    _, errors = process.communicate()
+    assert process.returncode == 2
+    assert [line for line in errors.splitlines() if line.startswith("error: ")] == errors.splitlines()[-1:]
+    assert not Path(IMAGES).exists()
+    assert list(Path(IMAGES).parent.glob(".*")) == []
+
+
+@pytest.mark.usefixtures("world")
+def test_killed_stage_leaves_no_half_written_output_and_runs_again() -> None:
+    expected = Path(IMAGES).read_bytes()
+    Path(IMAGES).unlink()
+    process = program("synthesize")
+    while not list(Path(IMAGES).parent.glob(".images.*")) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not Path(IMAGES).exists()
+    run("synthesize")
+    assert Path(IMAGES).read_bytes() == expected
+    assert list(Path(IMAGES).parent.glob(".*")) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+@pytest.mark.usefixtures("world")
+def test_read_only_folder_is_an_error() -> None:
+    Path(LABELS).parent.chmod(0o500)
+    refused("label", "labels.csv")
+
+
+@pytest.mark.usefixtures("at_finished")
+def test_summary_is_what_pull_requests_compare() -> None:
+    text = Path(SUMMARY).read_text()
+    assert "NaN" not in text
+    assert json.loads(text).keys() >= {"filter", "segment", "train_property_cnn", "vectors", "test_vectors"}
