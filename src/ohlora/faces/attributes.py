@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from ohlora.faces.hair import mean_colour
 from ohlora.faces.colour import to_srgb
+from ohlora.faces.hair import mean_colour
 from ohlora.faces.landmarks import aperture
 from ohlora.faces.mesh import angles
 from ohlora.faces.person import Person

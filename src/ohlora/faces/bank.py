@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from ohlora.errors import UserError
 from ohlora.faces.mesh import catmull_clark
@@ -32,7 +33,8 @@ GROUPS = (
 )
 HEAD_OUTLINES = ("oval", "round", "square", "rectangular", "triangular", "invertedtriangular", "diamond")
 LOCAL_PREFIXES = (
-    "nose mouth chin eye l-eye r-eye head l-cheek r-cheek l-ear r-ear neck forehead measure-neck".split()  # fmt: skip
+    *("nose", "mouth", "chin", "eye", "l-eye", "r-eye", "head", "l-cheek", "r-cheek", "l-ear", "r-ear"),
+    *("neck", "forehead", "measure-neck"),
 )
 # How much of the head's rotation the vertices of a bone (and of its children) follow.
 BONE_FOLLOWS_HEAD = {"head": 1.0, "neck03": 0.7, "neck02": 0.45, "neck01": 0.2}
@@ -98,7 +100,7 @@ def load_bank(path: Path | None = None) -> Bank:
         if not available(path):
             raise UserError(f"{path} does not exist and anny is not installed: pip install 'ohlora[faces]' to build it")
         with atomic(path) as temporary:
-            np.savez_compressed(temporary, **_extract())
+            np.savez_compressed(temporary, **_extract())  # type: ignore[arg-type]
     arrays: dict[str, Any] = load_npz(path, *Bank.__dataclass_fields__)
     for name in ("shapes", "head_bone_shapes", "masks"):
         arrays[name] = arrays[name].astype(np.float32)
@@ -181,7 +183,7 @@ def _shape_rows(model: Any) -> tuple[list[int], list[str]]:
     pairs = [i for i, label in enumerate(labels) if label.startswith("local_change")]
     local = []
     for k, name in enumerate(model.local_change_labels):
-        if name.startswith(tuple(LOCAL_PREFIXES)):
+        if name.startswith(LOCAL_PREFIXES):
             local.append(name)
             rows += pairs[2 * k : 2 * k + 2]
     return rows, local
@@ -190,9 +192,10 @@ def _shape_rows(model: Any) -> tuple[list[int], list[str]]:
 def _read_target(path: Path) -> np.ndarray:
     """A MakeHuman target in metres with z up (the file holds decimetres with y up)."""
     shape = np.zeros((19158, 3))
-    for line in gzip.open(path, "rt"):
-        index, x, y, z = line.split()
-        shape[int(index)] = [float(x) * 0.1, -float(z) * 0.1, float(y) * 0.1]
+    with gzip.open(path, "rt") as lines:
+        for line in lines:
+            index, x, y, z = line.split()
+            shape[int(index)] = [float(x) * 0.1, -float(z) * 0.1, float(y) * 0.1]
     return shape
 
 
@@ -217,8 +220,8 @@ def _texture_masks(
     at = subdivide @ vertex_uv
     masks = []
     for name in TEXTURES:
-        image = cv2.imread(str(folder / f"mpfb_{name}.jpg"), cv2.IMREAD_GRAYSCALE)
-        image = cv2.GaussianBlur(image.astype(np.float32) / 255, (0, 0), 1.5)
+        picture = np.asarray(Image.open(folder / f"mpfb_{name}.jpg").convert("L"), np.float32)
+        image = cv2.GaussianBlur(picture / 255, (0, 0), 1.5)
         rows, columns = ((1 - at[:, 1]) * image.shape[0]).astype(int), (at[:, 0] * image.shape[1]).astype(int)
         masks.append(image[rows.clip(0, image.shape[0] - 1), columns.clip(0, image.shape[1] - 1)])
     return np.stack(masks).astype(np.float16)

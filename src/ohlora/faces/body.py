@@ -70,7 +70,9 @@ _FEMININE = {
 _STEADY = ("head-angle-out", "head-trans-out", "mouth-trans-out", "nose-trans-out", "neck-trans-out")
 
 
-def sample_shape(random: np.random.Generator, identity: Identity, names: list[str]) -> tuple[dict[str, float], np.ndarray]:
+def sample_shape(
+    random: np.random.Generator, identity: Identity, names: list[str]
+) -> tuple[dict[str, float], np.ndarray]:
     """Draws the strength of each named local change, about -1..1, and of the seven head outlines, from 0."""
     sigma = 0.085 if identity.woman else 0.105
     shape = {name: float(random.normal(0, sigma)) for name in names}

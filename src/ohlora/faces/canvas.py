@@ -40,7 +40,7 @@ class View:
 
 
 def frame(head: Head, mouth: np.ndarray, camera: Camera, size: int) -> View:
-    """Frames a head as the FFHQ data set does, from eyes and mouth (Karras et al. 2019), without turning the picture."""
+    """Frames a head by eyes and mouth as the FFHQ data set does (Karras et al. 2019), without turning the picture."""
     target = (head.eyes["left"] + head.eyes["right"]) / 2
     view = View(target, camera.distance, np.zeros(2), 1.0, size)
     left, right, lips = (view.flat(point) for point in (head.eyes["left"], head.eyes["right"], mouth))

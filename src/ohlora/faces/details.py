@@ -32,7 +32,7 @@ def shade_lids(canvas: Canvas, person: Person) -> None:
 def draw_mouth(
     canvas: Canvas, world: FaceWorld, person: Person, head: Head, mouth: np.ndarray, light: np.ndarray
 ) -> None:
-    """Teeth and tongue where the inside of the mouth is seen; `mouth` (3,) is its middle, `light` (3,) falls on the lips."""
+    """Teeth and tongue where the mouth is open; `mouth` (3,) is its middle, `light` (3,) falls on the lips."""
     inner = canvas.classes == INNER_MOUTH
     if not inner.any():
         return
@@ -123,7 +123,7 @@ def _frame_lines(world: FaceWorld, glasses: Glasses, head: Head) -> np.ndarray:
     for sign in (-1, 1):
         hinge_x = sign * (apart / 2 * 1.02 + width)
         hinge = np.array([hinge_x, bow(np.array(hinge_x)), middle + 0.45 * height])
-        bend, ear = hinge + [sign * 0.004, 0.012, 0], np.array([sign * reach, front + 0.115, middle + 0.004])
+        bend, ear = hinge + np.array([sign * 0.004, 0.012, 0]), np.array([sign * reach, front + 0.115, middle + 0.004])
         stops = np.stack([hinge, bend, ear])
         lines.append(np.stack([np.interp(np.linspace(0, 1, 49), [0, 0.15, 1], stops[:, k]) for k in range(3)], 1))
     return head.pose(np.array(lines))

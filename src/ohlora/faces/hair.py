@@ -162,12 +162,12 @@ def _gather(points: np.ndarray, lock: np.ndarray, clump: float, random: np.rando
 
 def _curl(points: np.ndarray, lock: np.ndarray, hair: Hair, random: np.random.Generator) -> np.ndarray:
     """Winds strands round themselves; a lock shares its phase."""
-    n, n_points = points.shape[:2]
+    n = len(points)
     radius = np.interp(hair.curl, [0, 0.15, 0.45, 0.8, 1], [0.0008, 0.0018, 0.0065, 0.008, 0.004])
     turns = np.interp(hair.curl, [0, 0.15, 0.45, 0.8, 1], [9, 9, 7, 22, 60])  # per metre
-    together = hair.numbers.clump > 0
-    phase, rate = random.uniform(0, 2 * np.pi, n), turns * (1 + 0.25 * random.normal(size=n))
-    if together:
+    phase: np.ndarray = random.uniform(0, 2 * np.pi, n)
+    rate: np.ndarray = turns * (1 + 0.25 * random.normal(size=n))
+    if hair.numbers.clump > 0:
         phase, rate = phase[lock], rate[lock]
     phase = phase + random.normal(0, 0.5 if hair.numbers.clump > 0.5 else 1.2, n)
     steps = np.sqrt((np.diff(points, axis=1) ** 2).sum(2))
@@ -198,7 +198,7 @@ def lit_strands(
     random: np.random.Generator,
     softness: float = 0.01,
 ) -> np.ndarray:
-    """Light float32 (S, K, 3) on points (S, K, 3) of strands; `albedo` is broadcast to them, `gloss` as in the kernel."""
+    """Light float32 (S, K, 3) on points (S, K, 3) of strands; `albedo` is broadcast, `gloss`: see the kernel."""
     at = np.ascontiguousarray(points)
     out = wp.zeros(at.shape[:2], dtype=wp.vec3)
     shift = wp.array(random.normal(0.06, 0.07, len(at)).astype(np.float32))
@@ -210,7 +210,7 @@ def lit_strands(
 
 
 def strand_colours(person: Person, strands: Strands, n_places: int, random: np.random.Generator) -> np.ndarray:
-    """Albedo float32 (S, n_places, 3): locks and strands differ, roots are darker, tips lighter, grey comes strand by strand."""
+    """Albedo float32 (S, n_places, 3): locks and strands differ, roots are darker, tips lighter, some strands grey."""
     colour, n = person.hair_colour, len(strands.points)
     grey = np.clip(colour.grey * 1.15 + random.normal(0, 0.22, (n, 1, 1)) * (colour.grey > 0), 0, 1)
     locks = np.exp(random.normal(0, 0.2, 420))[strands.lock][:, None, None]

@@ -19,7 +19,9 @@ def _layer(random: np.random.Generator, sigma: float) -> np.ndarray:
 def coarse() -> wp.array:
     """Noise of several scales, standard deviation 1."""
     random = np.random.default_rng(7)
-    total = sum(weight * _layer(random, sigma) for sigma, weight in ((1, 0.5), (2, 0.7), (4, 1.0), (8, 1.0)))
+    total = np.zeros((SIDE,) * 3, np.float32)
+    for sigma, weight in ((1, 0.5), (2, 0.7), (4, 1.0), (8, 1.0)):
+        total += weight * _layer(random, sigma)
     return wp.array((total / total.std()).astype(np.float32), dtype=float)
 
 

@@ -4,7 +4,7 @@ On a CPU warp runs the threads of a launch one after another, so that one serial
 simplest and the fastest z-buffer, and every result is the same from run to run.
 """
 
-# mypy: disable-error-code="valid-type"
+# mypy: disable-error-code="valid-type, misc"
 import warp as wp
 
 FAR = 1.0e9

@@ -12,7 +12,8 @@ from ohlora.faces.colour import smoothstep
 
 EYE_MIDPOINT = np.array([0.0, -0.129, 0.9037], np.float32)
 NAMES = (
-    "lips inside lower hairline ear nose neck beard cheek under_eye tip chin lid lid_zone brow forehead crow flush".split()  # fmt: skip
+    *("lips", "inside", "lower", "hairline", "ear", "nose", "neck", "beard", "cheek", "under_eye", "tip", "chin"),
+    *("lid", "lid_zone", "brow", "forehead", "crow", "flush"),
 )
 
 # Height of the hairline (cm) by the angle (degrees) from straight ahead round the head.

@@ -29,7 +29,7 @@ SUPERSAMPLING = 2
 
 @dataclass(frozen=True)
 class Rendered:
-    """image uint8 (size, size, 3) RGB; classes uint8 (size, size), 0..10; attributes by name, see attributes.COLUMNS."""
+    """image uint8 (S, S, 3) RGB; classes uint8 (S, S), 0..10; attributes by name, see attributes.COLUMNS."""
 
     image: np.ndarray
     classes: np.ndarray
@@ -68,7 +68,7 @@ def _render(world: FaceWorld, person: Person, size: int) -> Rendered:
     canvas = Canvas(frame(head, mouth, person.camera, size * SUPERSAMPLING), world.triangles_wp, head.posed)
     lights = sample_lights(person.source.stream("light"))
     strands = grow_hair(world, person, head)
-    centre = canvas.view.target + [0, 0.06, 0]
+    centre = canvas.view.target + np.array([0, 0.06, 0])
     shadows = Shadows(lights, centre, world.occluders, head.coarse, None if strands is None else strands.points)
     lip_light = _paint_surface(canvas, world, person, head, lights, shadows)
     shade_lids(canvas, person)

@@ -166,14 +166,13 @@ def _bumps(surface: Surface, person: Person, grain: _Grain) -> tuple[np.ndarray,
     """Tilt (N, 3) of the normals by pores and wrinkles, and the wrinkles' height (N,)."""
     old = person.identity.old
     tilt = 0.03 * noise.tilt(surface.place, 8.0, grain.offset + 13)
-    wrinkles = np.zeros(len(tilt), np.float32)
+    wrinkles: np.ndarray = np.zeros(len(tilt), np.float32)
     if old > 0.12:
         x, z = surface.place[:, 0], surface.place[:, 2] + 0.25 * grain.large
         broken = np.clip(grain.medium * 0.5 + 0.6, 0, 1)
-        wrinkles = surface["forehead"] * np.sin(z * 6.8) * 0.7 * broken
-        wrinkles = (
-            wrinkles + surface["crow"] * np.sin(z * 13 + 2 * x) * 0.5 + surface["under_eye"] * np.sin(z * 16) * 0.35
-        )
+        forehead = surface["forehead"] * np.sin(z * 6.8) * 0.7 * broken
+        crow = surface["crow"] * np.sin(z * 13 + 2 * x) * 0.5
+        wrinkles = forehead + crow + surface["under_eye"] * np.sin(z * 16) * 0.35
         tilt[:, 2] += 0.2 * old * wrinkles
     return tilt, wrinkles * old
 

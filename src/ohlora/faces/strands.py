@@ -1,6 +1,6 @@
 """Warp kernels for strands (hair, brows, lashes, beard, rims of glasses): growth, shadow, light and drawing."""
 
-# mypy: disable-error-code="valid-type"
+# mypy: disable-error-code="valid-type, misc"
 import warp as wp
 
 from ohlora.faces.raster import visibility

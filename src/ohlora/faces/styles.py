@@ -1,6 +1,6 @@
 """Hair styles as numbers: how long, how heavy, how curly, which way it is combed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -39,27 +39,28 @@ class Style:
     fringe: bool = False
 
 
-_LONG = {
-    "flow": "parted",
-    "points": 21,
-    "gravity": 0.55,
-    "stiffness": 0.75,
-    "flow_gain": 0.75,
-    "lift": 0.22,
-    "body": (0.001, 0.012),
-    "attraction": (0.12, 0.12),
-    "clump": 0.35,
-    "curtain": True,
-}
+_LONG = Style(
+    length=(0.28, 0.39),
+    flow="parted",
+    points=21,
+    gravity=0.55,
+    stiffness=0.75,
+    flow_gain=0.75,
+    lift=0.22,
+    body=(0.001, 0.012),
+    attraction=(0.12, 0.12),
+    clump=0.35,
+    curtain=True,
+)
+_WAVY = replace(_LONG, curl=(0.3, 0.6), clump=0.55)
 STYLES = {
-    "long": Style(length=(0.28, 0.39), **_LONG),
-    "wavy": Style(length=(0.27, 0.38), **(_LONG | {"curl": (0.3, 0.6), "clump": 0.55, "body": (0.001, 0.016)})),
-    "bob": Style(length=(0.17, 0.23), **_LONG),
-    "wavy bob": Style(length=(0.17, 0.24), **(_LONG | {"curl": (0.3, 0.6), "clump": 0.55, "body": (0.001, 0.015)})),
-    "fringe": Style(length=(0.24, 0.32), fringe=True, **_LONG),
-    "curls": Style(
-        length=(0.2, 0.29),
-        **(_LONG | {"curl": (0.6, 0.8), "clump": 0.7, "gravity": 0.4, "points": 25, "body": (0.004, 0.026)}),
+    "long": _LONG,
+    "wavy": replace(_WAVY, length=(0.27, 0.38), body=(0.001, 0.016)),
+    "bob": replace(_LONG, length=(0.17, 0.23)),
+    "wavy bob": replace(_WAVY, length=(0.17, 0.24), body=(0.001, 0.015)),
+    "fringe": replace(_LONG, length=(0.24, 0.32), fringe=True),
+    "curls": replace(
+        _LONG, length=(0.2, 0.29), curl=(0.6, 0.8), clump=0.7, gravity=0.4, points=25, body=(0.004, 0.026)
     ),
     "tied": Style(
         length=(0.1, 0.13), flow="back", points=13, gravity=0.01, flow_gain=1.2, lift=0.08, body=(0.001, 0.006),

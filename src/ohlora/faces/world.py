@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import warp as wp
@@ -28,9 +29,9 @@ from ohlora.faces.regions import around_head, find_regions
 SIDES = ("right", "left")  # of the person; the right eye is on the left of the picture
 _MOUTH_PARTS = ("helper-upper-teeth", "helper-lower-teeth", "helper-tongue")
 # Values of anny's phenotypes at which its basis shapes were made.
-_ANCHORS = {
+_ANCHORS: dict[str, list[float]] = {
     "gender": [0, 1],
-    "age": np.linspace(-1 / 3, 1, 5),
+    "age": [-1 / 3, 0, 1 / 3, 2 / 3, 1],
     "muscle": [0, 0.5, 1],
     "weight": [0, 0.5, 1],
     "height": [0, 1],
@@ -197,7 +198,7 @@ class FaceWorld:
         bank, shapes = self.bank, person.shape
         actions = [person.expression.actions.get(name, 0.0) for name in bank.facial]
         local = [(max(shapes[name], 0.0), max(-shapes[name], 0.0)) for name in bank.local]
-        parts = [self._phenotype(person), actions, np.ravel(local), person.outlines]
+        parts: list[Any] = [self._phenotype(person), actions, np.ravel(local), person.outlines]
         return np.concatenate(parts).astype(np.float32)
 
     def _phenotype(self, person: Person) -> np.ndarray:
@@ -235,7 +236,7 @@ class FaceWorld:
         return fit_rotation(head.rest[self.skull].astype(float), head.posed[self.skull].astype(float))
 
 
-def _between(value: float, anchors: np.ndarray | list[float]) -> np.ndarray:
+def _between(value: float, anchors: list[float]) -> np.ndarray:
     """Weights of the two anchors round a value, 0 for the others."""
     return np.array([np.interp(value, anchors, row) for row in np.eye(len(anchors))])
 
