@@ -16,7 +16,7 @@ from ohlora.vector_plots import correlation_histograms, responses, stack
 from ohlora.vectors import Directions, load_directions
 from ohlora.weights import load_bundled, load_property_cnn
 
-STRIP_STEPS = (-2.0, -1.33, -0.67, 0.0, 0.67, 1.33, 2.0)
+STRIP_STEPS = (-1.8, -1.2, -0.6, 0.0, 0.6, 1.2, 1.8)  # over the range of the weights tested
 
 
 def case_table(cases: Cases, results: Results, groups: np.ndarray) -> pd.DataFrame:
