@@ -20,7 +20,7 @@ from ohlora.files import load_tensors, save_tensors
 from ohlora.labels import ATTRIBUTES
 from ohlora.networks.cnn import GenderCNN, QualityCNN
 from ohlora.rng import stream
-from ohlora.training import Fitted, Schedule, fit, initialise, seeded
+from ohlora.training import Fitted, Schedule, fit, initialise, mirrored, seeded
 
 NETWORKS: dict[str, type[nn.Module]] = {"gender": GenderCNN, "quality": QualityCNN}
 EVALUATION_BATCH = 64
@@ -159,7 +159,7 @@ def _train_fold(
     fold = int(purpose[2])
     result = fit(
         model,
-        lambda net, x, y: F.binary_cross_entropy(net(_unit(x, device)).flatten(), y),
+        lambda net, x, y: F.binary_cross_entropy(net(mirrored(_unit(x, device))).flatten(), y),
         (images[train], targets[train]),
         lambda net: classification_metrics(predict(net, images[valid], device), labels[valid]),
         schedule,

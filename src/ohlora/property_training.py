@@ -11,7 +11,7 @@ from ohlora.errors import UserError
 from ohlora.plots import correlation
 from ohlora.properties import PROPERTY_NAMES
 from ohlora.rng import stream
-from ohlora.training import Fitted, Schedule, fit
+from ohlora.training import Fitted, Schedule, fit, initialise
 
 EVALUATION_BATCH = 64
 MIN_IMAGES = 20
@@ -45,7 +45,7 @@ def train(
     """Trains a property CNN in place; it is left in eval mode with the weights of its best epoch.
 
     Args:
-        model: float32 (N, 3, H, W) in [-1, 1] -> (N, P), on `device`.
+        model: float32 (N, 3, H, W) in [-1, 1] -> (N, P), on `device`; its weights are fresh.
         images: uint8 (N, 3, H, W) RGB.
         targets: (N, P) normalised scores; NaN is missing and does not count.
         valid_fraction: share of the images held back.
@@ -67,6 +67,7 @@ def train(
     )
     train_ = np.setdiff1d(np.arange(len(images)), valid)
     scores = torch.from_numpy(targets).float()
+    initialise(model, _signed(images[train_[:64]], device))
 
     def evaluate(net: nn.Module) -> dict[str, float]:
         predicted = torch.from_numpy(predict(net, images[valid].split(EVALUATION_BATCH), device))

@@ -75,6 +75,12 @@ def _standardise(layer: nn.Module, _: object, output: Tensor) -> None:
     layer.bias.sub_(mean).mul_(scale)  # type: ignore[operator,union-attr]
 
 
+def mirrored(images: Tensor) -> Tensor:
+    """Images (N, 3, H, W), about half of them (by torch's global stream) with left and right exchanged."""
+    chosen = torch.rand(len(images)).to(images.device) < 0.5
+    return torch.where(chosen.view(-1, 1, 1, 1), images.flip(3), images)
+
+
 def fit(
     model: nn.Module,
     loss: Loss,
@@ -95,7 +101,7 @@ def fit(
         data: inputs and targets with the same first axis, on any device; batches are moved to `device`.
         evaluate: metrics of the model in eval mode; "loss" decides which epoch is best.
         schedule: length, step size and batch size.
-        seed, purpose: the stream of the order of the samples and of dropout.
+        seed, purpose: the stream of the order of the samples, and of dropout and other draws in `loss`.
         on_epoch: called with the metrics of each epoch ("train_loss" and what `evaluate` gives).
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=schedule.learning_rate)

@@ -1,0 +1,62 @@
+"""Training of the property CNN: missing scores do not count, the best epoch is kept, the split is honest."""
+
+import numpy as np
+import pytest
+import torch
+
+from ohlora.errors import UserError
+from ohlora.networks.cnn import PropertyCNN
+from ohlora.properties import PROPERTY_NAMES
+from ohlora.property_training import compare, predict, squared_errors, train
+from ohlora.training import Schedule, seeded
+
+CPU = torch.device("cpu")
+BACKGROUND = PROPERTY_NAMES.index("background_mean")
+
+
+def toy(count: int = 60) -> tuple[torch.Tensor, np.ndarray]:
+    """Images of a brightness each; every score follows it, and some are missing."""
+    rng = np.random.default_rng(0)
+    brightness = rng.normal(size=count)
+    noise = rng.integers(-20, 20, (count, 3, 64, 64))
+    images = np.clip(128 + 40 * brightness[:, None, None, None] + noise, 0, 255).astype(np.uint8)
+    targets = np.repeat(brightness[:, None], len(PROPERTY_NAMES), axis=1)
+    targets[::7, 0] = np.nan
+    return torch.from_numpy(images), targets
+
+
+def fitted(seed: int = 0, epochs: int = 6) -> tuple:
+    images, targets = toy()
+    with seeded(seed, "weights"):
+        model = PropertyCNN(resolution=64)
+    result, valid = train(model, images, targets, 0.2, Schedule(epochs, epochs, 1e-3, 8), seed=seed, device=CPU)
+    return model, result, valid, images, targets
+
+
+def test_missing_targets_do_not_count() -> None:
+    predicted = torch.tensor([[1.0, 5.0], [2.0, 7.0]])
+    targets = torch.tensor([[0.0, float("nan")], [0.0, float("nan")]])
+    assert squared_errors(predicted, targets).tolist() == [2.5, 0.0]
+
+
+def test_training_learns_and_keeps_its_best_epoch() -> None:
+    model, result, valid, images, targets = fitted()
+    assert len(valid) == 12
+    assert result.best["loss"] == min(epoch["loss"] for epoch in result.history)
+    predicted = predict(model, images[valid].split(5), CPU)
+    again = squared_errors(torch.from_numpy(predicted), torch.from_numpy(targets[valid]).float())
+    assert again[BACKGROUND].item() == pytest.approx(result.best["background_mean"], abs=1e-5)
+    table = compare(targets, predict(model, images.split(16), CPU), valid)
+    assert table["valid_correlation"].to_numpy()[BACKGROUND] > 0.8
+    assert not table.isna().to_numpy().any()
+
+
+def test_same_seed_gives_the_same_network() -> None:
+    first, again = (fitted(epochs=1)[0].state_dict() for _ in range(2))
+    assert all(torch.equal(first[key], again[key]) for key in first)
+
+
+def test_too_few_images_are_an_error() -> None:
+    images, targets = toy(10)
+    with pytest.raises(UserError, match="10 images have property scores, needed are at least 20"):
+        train(PropertyCNN(resolution=64), images, targets, 0.2, Schedule(1, 1, 1e-3, 8), seed=0, device=CPU)
