@@ -4,6 +4,7 @@
 import dataclasses
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -116,7 +117,8 @@ def test_a_positive_yaw_points_the_nose_to_the_right_of_the_picture():
 def test_colours():
     values = np.linspace(0, 1, 50)
     np.testing.assert_allclose(to_srgb(to_linear(values)), values, atol=1e-6)
-    np.testing.assert_allclose([hsv(0, 1, 1), hsv(120, 1, 0.5), hsv(240, 0, 0.3)], [[1, 0, 0], [0, 0.5, 0], [0.3] * 3])
+    found = np.stack([hsv(0, 1, 1), hsv(120, 1, 0.5), hsv(240, 0, 0.3)])
+    np.testing.assert_allclose(found, [[1.0, 0.0, 0.0], [0.0, 0.5, 0.0], [0.3, 0.3, 0.3]])
 
 
 # ---------------------------------------------------------------- people
@@ -275,7 +277,7 @@ def test_a_data_set_does_not_depend_on_processes_or_interruptions(
 
 @pytest.mark.parametrize(("name", "value"), [("count", 0), ("seed", -1), ("size", 8), ("processes", 0)])
 def test_arguments_out_of_range_are_named(name: str, value: int, tmp_path: Path):
-    arguments = {"count": 1, "seed": 1, "size": 64, "processes": 1} | {name: value}
+    arguments: dict[str, Any] = {"count": 1, "seed": 1, "size": 64, "processes": 1} | {name: value}
     with pytest.raises(UserError, match=f"{name} is {value}, allowed"):
         dataset.render_dataset(tmp_path, **arguments)
 

@@ -135,14 +135,22 @@ def visibility(p: wp.vec3, depth: wp.array3d(dtype=float), light: int, softness:
 
 
 @wp.func
-def _soft_visibility(p: wp.vec3, depth: wp.array3d(dtype=float), light: int, softness: float, bias: float) -> float:
-    """`visibility` averaged over 3x3 places, for the penumbra of the key light."""
+def _soft_visibility(p: wp.vec3, depth: wp.array3d(dtype=float), light: int) -> float:
+    """`visibility` for skin; that of the key light is averaged over 3x3 places, for its penumbra."""
+    if light > 0:
+        return visibility(p, depth, light, 0.008, 0.003)
     total = float(0.0)
     for j in range(-1, 2):
         for i in range(-1, 2):
             q = wp.vec3(p[0] + float(i) * 1.1, p[1] + float(j) * 1.1, p[2])
-            total += visibility(q, depth, light, softness, bias + 0.0015 * float(wp.abs(i) + wp.abs(j)))
+            total += visibility(q, depth, light, 0.012, 0.003 + 0.0015 * float(wp.abs(i) + wp.abs(j)))
     return total / 9.0
+
+
+@wp.func
+def _wrapped(cosine: float, wrap: float) -> float:
+    """Lambert's cosine that reaches `wrap` past the terminator."""
+    return wp.max(0.0, (cosine + wrap) / (1.0 + wrap))
 
 
 @wp.kernel
@@ -172,22 +180,13 @@ def light_vertices(
     for light in range(directions.shape[0]):
         cosine = wp.dot(normal, directions[light])
         if cosine > -0.4:
-            seen = float(0.0)
-            q = views[light] * p + offsets[light]
+            seen = _soft_visibility(views[light] * p + offsets[light], depth, light)
             if light == 0:
-                seen = _soft_visibility(q, depth, light, 0.012, 0.003)
                 out[i, 4] = seen
-            else:
-                seen = visibility(q, depth, light, 0.008, 0.003)
-            bent = wp.vec3(
-                wp.max(0.0, (cosine + wrap[0]) / (1.0 + wrap[0])),
-                wp.max(0.0, (cosine + wrap[1]) / (1.0 + wrap[1])),
-                wp.max(0.0, (cosine + wrap[2]) / (1.0 + wrap[2])),
-            )
+            bent = wp.vec3(_wrapped(cosine, wrap[0]), _wrapped(cosine, wrap[1]), _wrapped(cosine, wrap[2]))
             irradiance += wp.cw_mul(colours[light], bent) * seen
             open_to += seen * wp.max(cosine, 0.0)
             facing += wp.max(cosine, 0.0)
-    out[i, 0] = irradiance[0]
-    out[i, 1] = irradiance[1]
-    out[i, 2] = irradiance[2]
+    for channel in range(3):
+        out[i, channel] = irradiance[channel]
     out[i, 3] = open_to / (facing + 1.0e-4)

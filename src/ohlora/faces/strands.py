@@ -108,6 +108,12 @@ def shadow_strands(
             p = q
 
 
+@wp.func
+def _power(base: float, exponent: float) -> float:
+    """base ** exponent for a cosine near 1; what rounding has put above 1 is cut."""
+    return wp.exp(exponent * wp.log(wp.min(base, 1.0)))
+
+
 @wp.kernel
 def light_strands(
     points: wp.array2d(dtype=wp.vec3),
@@ -123,12 +129,11 @@ def light_strands(
     gloss: wp.vec4,
     out: wp.array2d(dtype=wp.vec3),
 ):
-    """Launch over strands and points: Kajiya and Kay (1989) with a second, coloured highlight (Marschner's TRT).
+    """Launch over strands and points: Kajiya and Kay (1989) and a coloured highlight; the camera looks along +y.
 
-    gloss: strength of the white and of the coloured highlight, then their exponents. The camera looks along +y.
+    gloss: strength of the white and of the coloured highlight, then their exponents.
     """
     s, k = wp.tid()
-    p = points[s, k]
     t = tangents[s, k]
     tv = -t[1]
     sv = wp.sqrt(wp.max(0.0, 1.0 - tv * tv))
@@ -136,7 +141,7 @@ def light_strands(
     highlight = wp.vec3(0.0, 0.0, 0.0)
     for light in range(directions.shape[0]):
         if colours[light][1] > 0.02:
-            seen = visibility(views[light] * p + offsets[light], depth, light, softness, 0.002)
+            seen = visibility(views[light] * points[s, k] + offsets[light], depth, light, softness, 0.002)
             if seen > 0.01:
                 tl = wp.clamp(wp.dot(t, directions[light]) + shift[s], -1.0, 1.0)
                 sl = wp.sqrt(1.0 - tl * tl)
@@ -144,13 +149,21 @@ def light_strands(
                 diffuse += c * (0.25 + 0.75 * sl * (0.6 - 0.4 * directions[light][1]))
                 white = sl * sv - tl * tv
                 if white > 0.9:
-                    highlight += c * (gloss[0] * wp.exp(gloss[2] * wp.log(wp.min(white, 1.0))))
+                    highlight += c * (gloss[0] * _power(white, gloss[2]))
                 tinted = sl * sv - (tl + 0.18) * tv
                 if tinted > 0.75:
                     highlight += wp.cw_mul(c, albedo[s, k]) * (
                         gloss[1] * wp.exp(gloss[3] * wp.log(wp.min(tinted, 1.0)))
                     )
     out[s, k] = wp.cw_mul(diffuse, albedo[s, k]) + highlight
+
+
+@wp.func
+def _in_front(depth: wp.array2d(dtype=float), x: int, y: int, z: float) -> bool:
+    """Whether pixel x, y is in the picture and nothing nearer than z is drawn there."""
+    if x < 0 or y < 0 or x >= depth.shape[1] or y >= depth.shape[0]:
+        return False
+    return z < depth[y, x]
 
 
 @wp.kernel
@@ -166,10 +179,7 @@ def draw_strands(
     image: wp.array2d(dtype=wp.vec3),
     class_map: wp.array2d(dtype=wp.int32),
 ):
-    """Launch with dim 1. Blends strands (x px, y px, depth) with coverage; class_id < 0 leaves the map alone.
-
-    colours (S, K) are spread evenly over the points (S, P) of a strand, K from 2 to P.
-    """
+    """Launch with dim 1. Blends strands (S, P) of x px, y px, depth; colours (S, K), 2 <= K <= P, are spread evenly."""
     spacing = float(colours.shape[1] - 1) / float(points.shape[1] - 1)
     for s in range(points.shape[0]):
         for k in range(1, points.shape[1]):
@@ -183,18 +193,16 @@ def draw_strands(
                 half = 0.5 * (widths[s, k - 1] * (1.0 - t) + widths[s, k] * t)
                 place = (float(k - 1) + t) * spacing
                 key = wp.min(int(place), colours.shape[1] - 2)
-                share = place - float(key)
-                c = colours[s, key] * (1.0 - share) + colours[s, key + 1] * share
+                c = wp.lerp(colours[s, key], colours[s, key + 1], place - float(key))
                 middle = r[1] if flat else r[0]
                 for j in range(int(wp.floor(middle - half)), int(wp.floor(middle + half)) + 1):
                     cover = wp.min(middle + half, float(j) + 1.0) - wp.max(middle - half, float(j))
                     x = int(r[0]) if flat else j
                     y = j if flat else int(r[1])
-                    if x >= 0 and y >= 0 and x < depth.shape[1] and y < depth.shape[0] and cover > 0.02:
-                        if r[2] - bias < depth[y, x]:
-                            a = wp.min(cover, 1.0) * opacity
-                            image[y, x] = image[y, x] * (1.0 - a) + c * a
-                            if write_depth == 1 and a > 0.45:
-                                depth[y, x] = r[2]
-                            if class_id >= 0 and cover > 0.3:
-                                class_map[y, x] = class_id
+                    if cover > 0.02 and _in_front(depth, x, y, r[2] - bias):
+                        a = wp.min(cover, 1.0) * opacity
+                        image[y, x] = image[y, x] * (1.0 - a) + c * a
+                        if write_depth == 1 and a > 0.45:
+                            depth[y, x] = r[2]
+                        if class_id >= 0 and cover > 0.3:
+                            class_map[y, x] = class_id
