@@ -220,6 +220,15 @@ def test_weights_come_back_and_damage_is_named(tmp_path: Path) -> None:
         load_tensors(tmp_path / "none.safetensors")
 
 
+def test_same_weights_give_the_same_bytes(tmp_path: Path) -> None:
+    contents = set()
+    for _ in range(8):
+        save_tensors(tmp_path / "w", {"b": torch.ones(2), "a": torch.eye(3)}, dict.fromkeys("xyzuvw", "0"))
+        contents.add((tmp_path / "w").read_bytes())
+    assert len(contents) == 1
+    assert torch.equal(load_tensors(tmp_path / "w")[0]["a"], torch.eye(3))
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
 def test_full_disk_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space"), atomic(tmp_path / "x") as temporary:

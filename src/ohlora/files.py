@@ -223,7 +223,16 @@ def save_tensors(path: PathLike, tensors: Mapping[str, Tensor], metadata: Mappin
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic(path) as temporary:
         # Not safetensors' own save_file: it gives the file to its owner only and hides the reason of a failure.
-        temporary.write_bytes(save(state, dict(metadata) if metadata else None))
+        temporary.write_bytes(_with_sorted_header(save(state, dict(metadata) if metadata else None)))
+
+
+def _with_sorted_header(content: bytes) -> bytes:
+    """The same safetensors file with its header in alphabetical order: metadata come in a random one, and the same
+    weights must give the same bytes. The format is: length of the header in 8 bytes, header, data."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[end:]
 
 
 def load_tensors(path: PathLike) -> tuple[dict[str, Tensor], dict[str, str]]:
