@@ -109,9 +109,11 @@ def shadow_strands(
 
 
 @wp.func
-def _power(base: float, exponent: float) -> float:
-    """base ** exponent for a cosine near 1; what rounding has put above 1 is cut."""
-    return wp.exp(exponent * wp.log(wp.min(base, 1.0)))
+def _lobe(cosine: float, least: float, exponent: float) -> float:
+    """cosine ** exponent above `least`, else 0; what rounding has put above 1 is cut."""
+    if cosine <= least:
+        return 0.0
+    return wp.exp(exponent * wp.log(wp.min(cosine, 1.0)))
 
 
 @wp.kernel
@@ -147,14 +149,10 @@ def light_strands(
                 sl = wp.sqrt(1.0 - tl * tl)
                 c = colours[light] * seen
                 diffuse += c * (0.25 + 0.75 * sl * (0.6 - 0.4 * directions[light][1]))
-                white = sl * sv - tl * tv
-                if white > 0.9:
-                    highlight += c * (gloss[0] * _power(white, gloss[2]))
-                tinted = sl * sv - (tl + 0.18) * tv
-                if tinted > 0.75:
-                    highlight += wp.cw_mul(c, albedo[s, k]) * (
-                        gloss[1] * wp.exp(gloss[3] * wp.log(wp.min(tinted, 1.0)))
-                    )
+                white = _lobe(sl * sv - tl * tv, 0.9, gloss[2])
+                tinted = _lobe(sl * sv - (tl + 0.18) * tv, 0.75, gloss[3])
+                highlight += c * (gloss[0] * white)
+                highlight += wp.cw_mul(c, albedo[s, k]) * (gloss[1] * tinted)
     out[s, k] = wp.cw_mul(diffuse, albedo[s, k]) + highlight
 
 
