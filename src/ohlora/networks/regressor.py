@@ -85,7 +85,8 @@ class AttributeNet(nn.Module):
         """Feature vectors (N, features), not negative, of images (N, 3, H, W) RGB in [-1, 1]; differentiable."""
         work = (self.config["size"],) * 2
         x = images if images.shape[2:] == work else F.interpolate(images, work, mode="bilinear", antialias=True)
-        return F.relu(self.embed(self.squeeze(self.stages(F.pixel_unshuffle(x, 2))).flatten(1)))
+        blocks = F.pixel_unshuffle(x, 2).contiguous(memory_format=torch.channels_last)  # twice as fast on CPUs
+        return F.relu(self.embed(self.squeeze(self.stages(blocks)).flatten(1)))
 
     def logits(self, images: Tensor) -> Tensor:
         """Outputs (N, heads) before the heads' scaling or sigmoid; differentiable."""
