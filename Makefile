@@ -1,16 +1,17 @@
 # make repro   the whole pipeline, to report/report.html
 # make test    linters, type checker and tests
-# make lock    requirements.txt anew from pyproject.toml (needs uv)
+# make lock    requirements*.txt anew from pyproject.toml (needs uv)
 PYTHON ?= python3
 BIN := $(CURDIR)/.venv/bin
 READY := .venv/.ready
+TEST_READY := .venv/.ready-test
 
 .PHONY: repro test lock
 
 repro: $(READY)
 	PATH="$(BIN):$$PATH" dvc repro
 
-test: $(READY)
+test: $(TEST_READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -26,6 +27,14 @@ $(READY): requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
+# What the tests need besides: linters, and the packages of the face world.
+$(TEST_READY): $(READY) requirements-test.txt
+	$(BIN)/python -m pip install --quiet -r requirements-test.txt
+	@touch $@
+
+LOCK := uv pip compile pyproject.toml --universal --python-version 3.11 \
+  --no-emit-index-url --no-annotate --no-header --quiet --upgrade
+
 lock:
-	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
-	  --no-emit-index-url --no-annotate --no-header --quiet --upgrade -o requirements.txt
+	$(LOCK) -o requirements.txt
+	$(LOCK) --extra dev --extra faces -c requirements.txt -o requirements-test.txt
