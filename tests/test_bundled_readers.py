@@ -1,0 +1,65 @@
+"""The bundled parser, judge and annotator on 32 rendered people of a seed that none of them was trained on."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from ohlora.plots import correlation
+from ohlora.pretrain import readers, renders, train_parser, train_reader
+from ohlora.weights import load_bundled
+
+CPU = torch.device("cpu")
+
+
+def bundled(name: str) -> Any:
+    return load_bundled(name)
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy, because reading leaves a cache beside the folder."""
+    return shutil.copytree(Path(__file__).parent / "data" / "renders", tmp_path_factory.mktemp("bundled") / "renders")
+
+
+@pytest.fixture(scope="module")
+def people(faces: Path) -> pd.DataFrame:
+    return renders.load_attributes(faces)
+
+
+def test_parser_finds_the_parts_of_a_face(faces: Path) -> None:
+    parser, images, maps = bundled("parser"), renders.load_images(faces), renders.load_maps(faces)
+    whole = train_parser.iou(train_parser.confusion(parser, images, maps, CPU))
+    crops = train_parser.iou(train_parser.confusion(parser, *train_parser.face_crops(images, maps), CPU))
+    assert whole["mean"] > 0.85 and crops["mean"] > 0.8
+    small = ("left_eye", "right_eye", "upper_lip", "lower_lip", "inner_mouth")
+    assert min(whole[name] for name in small) > 0.7 and min(crops[name] for name in small) > 0.65
+
+
+def test_judge_reads_expression_pose_and_looks(faces: Path, people: pd.DataFrame) -> None:
+    read = train_reader.read_all(bundled("judge"), renders.load_images(faces), CPU)
+    assert list(read) == list(renders.NUMBERS)
+    least = {"yaw": 0.97, "lip_aperture": 0.93, "lid_aperture": 0.9, "hair_length": 0.85, "background_mean": 0.9}
+    for name, bar in least.items():
+        assert correlation(people[name].to_numpy(), read[name]) > bar, name
+    for name in ("gender", "glasses"):
+        assert ((read[name] > 0.5) == (people[name] > 0.5)).mean() > 0.9, name
+
+
+def test_judge_sees_a_mirrored_face_turned_the_other_way(faces: Path) -> None:
+    judge, images = bundled("judge"), readers.to_float(renders.load_images(faces))
+    straight, mirrored = judge(images), judge(images.flip(-1))
+    assert correlation(straight["yaw"], mirrored["yaw"]) < -0.95
+    assert correlation(straight["lip_aperture"], mirrored["lip_aperture"]) > 0.95
+
+
+def test_annotator_answers_as_a_person_would(faces: Path, people: pd.DataFrame) -> None:
+    read = train_reader.read_all(bundled("annotator"), renders.load_images(faces), CPU)
+    labels = train_reader.READERS["annotator"].targets(people)
+    assert list(read) == list(labels) == ["gender", "quality", "age", "glass"]
+    for name, least in {"gender": 0.9, "quality": 0.85, "age": 0.75, "glass": 0.9}.items():
+        assert np.mean((read[name] > 0.5) == (labels[name] > 0.5)) >= least, name
