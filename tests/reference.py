@@ -34,8 +34,8 @@ def _value(key: str, shape: list[int], rules: list[dict[str, Any]], kept: dict[s
     rule = next(rule for rule in rules if re.fullmatch(rule["match"], key))
     if rule["kind"] == "keep":
         return kept[key]
-    x = np.random.RandomState(zlib.crc32(key.encode()) & 0x7FFFFFFF).standard_normal(shape)
-    x = np.asarray(x, np.float32) * np.float32(_factor(rule, shape))
+    drawn = np.random.RandomState(zlib.crc32(key.encode()) & 0x7FFFFFFF).standard_normal(shape)
+    x = np.asarray(drawn, np.float32) * np.float32(_factor(rule, shape))
     if rule["kind"] == "one_plus":
         x = x + np.float32(1)
     if rule["kind"] == "normal_last_in":
