@@ -45,6 +45,13 @@ def test_schedule_grows_and_fades() -> None:
     assert SCHEDULE.rate(80) == pytest.approx(0.03)
 
 
+def test_average_forgets_the_random_start_of_a_phase() -> None:
+    schedule = GanSchedule([Phase(8, 1000), Phase(16, 10_000)], decay=0, batch_size=8, ema=100)
+    assert schedule.average_kept(1000) == 0
+    assert schedule.average_kept(1000 + 160) == pytest.approx(0.5)
+    assert schedule.average_kept(9000) == schedule.average_kept(999_999) == pytest.approx(0.5**0.08)
+
+
 def test_losses_are_the_logistic_ones() -> None:
     zero = torch.zeros(4, 1)
     assert discriminator_loss(zero, zero).item() == pytest.approx(2 * np.log(2))

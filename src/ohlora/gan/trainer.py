@@ -40,7 +40,8 @@ class GanSchedule:
         phases: growing resolutions; the last is the networks'.
         decay: images over which, at the very end, the learning rate falls to `final_rate` of itself.
         noise_rate: learning rate factor of the noise strengths (large ones make grain).
-        ema: images after which the averaged generator has forgotten half of its past.
+        ema: images after which the averaged generator has forgotten half of its past; at most `ema_ramp` of the images
+            that the phase has shown.
         penalty_interval: steps between two R1 penalties (lazy regularisation, Karras et al. 2020).
     """
 
@@ -52,6 +53,7 @@ class GanSchedule:
     final_rate: float = 0.03
     noise_rate: float = 0.2
     ema: int = 10_000
+    ema_ramp: float = 0.05
     mixing_probability: float = 0.7
     penalty_interval: int = 16
     gamma: float = 1.0
@@ -63,15 +65,28 @@ class GanSchedule:
         """Images shown in all."""
         return sum(phase.images for phase in self.phases)
 
+    def _phase(self, shown: int) -> tuple[Phase, int]:
+        """The phase after `shown` images, and how many of its own it has shown."""
+        for phase in self.phases[:-1]:
+            if shown < phase.images:
+                return phase, shown
+            shown -= phase.images
+        return self.phases[-1], shown
+
     def lod(self, shown: int) -> float:
         """Level of detail after `shown` images: 0 at full resolution, k at 1 / 2^k, fractions while fading in."""
-        top = self.phases[-1].resolution
-        for phase in self.phases:
-            if shown < phase.images or phase is self.phases[-1]:
-                level = (top // phase.resolution).bit_length() - 1
-                return level + max(0.0, 1.0 - shown / phase.fade) if phase.fade else float(level)
-            shown -= phase.images
-        raise ValueError("a schedule needs at least one phase")
+        phase, own = self._phase(shown)
+        level = (self.phases[-1].resolution // phase.resolution).bit_length() - 1
+        return level + max(0.0, 1.0 - own / phase.fade) if phase.fade else float(level)
+
+    def average_kept(self, shown: int) -> float:
+        """Share of the averaged generator that one batch leaves; its memory grows with the phase.
+
+        A new resolution starts from random weights, which a long memory would keep in the average for long
+        (ramp of 5 % as in Karras et al. 2020).
+        """
+        half_life = min(self.ema, self.ema_ramp * self._phase(shown)[1])
+        return 0.5 ** (self.batch_size / max(half_life, 1e-6))
 
     def ending(self, shown: int, decay: int) -> "GanSchedule":
         """The same schedule, but its last phase ends `decay` images after `shown`, the rate falling all the way."""
@@ -194,7 +209,7 @@ class GanTrainer:
             generator_loss(self.d(fake, lod=lod)).backward()
         self.d.requires_grad_(True)
         self.g_optimiser.step()
-        kept = 0.5 ** (self.schedule.batch_size / self.schedule.ema)
+        kept = self.schedule.average_kept(self.shown)
         with torch.no_grad():
             torch._foreach_lerp_(list(self.ema.parameters()), list(self.g.parameters()), 1.0 - kept)
             self.ema.truncation.w_avg.copy_(self.g.truncation.w_avg)
