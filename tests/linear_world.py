@@ -61,7 +61,7 @@ class PropertyCNN(nn.Module):
 
 
 class Judge(nn.Module):
-    """Reads the same patches in other units; its yaw is turned round where `mirrored`."""
+    """Reads the same patches in other units; yaw falls as pose rises, or rises with it where `mirrored`."""
 
     def __init__(self, mirrored: bool = False) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class Judge(nn.Module):
         return {
             "lid_aperture": 0.3 + columns["eyes"],
             "lip_aperture": 0.1 + columns["mouth"],
-            "yaw": self.sign * columns["pose"],
+            "yaw": -self.sign * columns["pose"],
             "roll": np.zeros(len(images), dtype=np.float32),
         }
 

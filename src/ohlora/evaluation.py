@@ -10,14 +10,12 @@ from torch import nn
 from tqdm import tqdm
 
 from ohlora.errors import UserError
+from ohlora.judging import COUNTERPARTS, counterparts
 from ohlora.networks.stylegan import Generator, to_uint8
 from ohlora.properties import BY_NAME
 from ohlora.sampling import map_latents, synthesise
 from ohlora.vector_plots import strip
 from ohlora.vectors import Directions, assign_groups
-
-# What the judge measures in place of each property; the score of pose comes from the line of the eyes, so roll as well.
-JUDGE_READINGS = {"eyes": ("lid_aperture",), "mouth": ("lip_aperture",), "pose": ("yaw", "roll")}
 
 CASES_AT_ONCE = 32
 
@@ -107,7 +105,7 @@ def read_images(readers: Readers, w: np.ndarray, judged: Sequence[str]) -> tuple
     scores, readings = [], []
     for images in synthesise(readers.generator, w, readers.batch_size, readers.device):
         scores.append(readers.property_cnn(images).float().cpu().numpy())
-        attributes = readers.judge(images) if judged else {}
+        attributes = counterparts(readers.judge(images), judged) if judged else {}
         columns = [np.asarray(attributes[name], dtype=np.float32) for name in judged]
         readings.append(np.stack(columns, axis=1) if judged else np.empty((len(images), 0), np.float32))
     return np.concatenate(scores), np.concatenate(readings)
@@ -135,7 +133,7 @@ class Cases:
 
 def judge_columns(properties: Sequence[str]) -> list[tuple[str, str]]:
     """(property, judge's reading) pairs, the main reading of each property first."""
-    return [(name, reading) for name in properties for reading in JUDGE_READINGS[name]]
+    return [(name, reading) for name in properties for reading, part in COUNTERPARTS.items() if part.property == name]
 
 
 def run_cases(readers: Readers, directions: Directions, z: np.ndarray, weights: Mapping[str, Sequence[float]]) -> Cases:

@@ -1,22 +1,33 @@
 """What the independent judge reads, as counterparts of the properties."""
 
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
-# The name of a reading -> the property it is the counterpart of, and the attributes whose mean it is.
-COUNTERPARTS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "lid_aperture": ("eyes", ("lid_aperture",)),
-    "hair_brightness": ("hair_color", ("hair_r", "hair_g", "hair_b")),
-    "hair_length": ("hair_length", ("hair_length",)),
-    "lip_aperture": ("mouth", ("lip_aperture",)),
-    "yaw": ("pose", ("yaw",)),
-    "roll": ("pose", ("roll",)),  # the second algorithm's pose is the slope of the line between the eyes
-    "background_mean": ("background_mean", ("background_mean",)),
-    "background_std": ("background_std", ("background_std",)),
-    "curliness": ("hairstyle", ("curliness",)),
+
+class Counterpart(NamedTuple):
+    """What the judge reads in place of a property: the mean of these attributes, times a sign."""
+
+    property: str
+    attributes: tuple[str, ...]
+    sign: float = 1.0
+
+
+# By the name of the reading; the main reading of a property comes first.
+COUNTERPARTS = {
+    "lid_aperture": Counterpart("eyes", ("lid_aperture",)),
+    "hair_brightness": Counterpart("hair_color", ("hair_r", "hair_g", "hair_b")),
+    "hair_length": Counterpart("hair_length", ("hair_length",)),
+    "lip_aperture": Counterpart("mouth", ("lip_aperture",)),
+    # The pose score rises as the head turns to the left of the picture; yaw is positive to its right.
+    "yaw": Counterpart("pose", ("yaw",), -1.0),
+    "roll": Counterpart("pose", ("roll",)),  # the second algorithm's pose is the slope of the line between the eyes
+    "background_mean": Counterpart("background_mean", ("background_mean",)),
+    "background_std": Counterpart("background_std", ("background_std",)),
+    "curliness": Counterpart("hairstyle", ("curliness",)),
 }
 
 
@@ -29,6 +40,9 @@ def judge_images(judge: nn.Module, batches: Iterable[np.ndarray], device: torch.
     return {name: np.concatenate([part[name] for part in readings]) for name in readings[0]}
 
 
-def counterparts(readings: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The readings (N,) that belong to properties, under the names of COUNTERPARTS."""
-    return {name: np.mean([readings[part] for part in parts], axis=0) for name, (_, parts) in COUNTERPARTS.items()}
+def counterparts(
+    readings: Mapping[str, np.ndarray], names: Iterable[str] = tuple(COUNTERPARTS)
+) -> dict[str, np.ndarray]:
+    """The named readings of COUNTERPARTS, each (N,) and rising with its property, from the judge's attributes."""
+    chosen = {name: COUNTERPARTS[name] for name in names}
+    return {name: sign * np.mean([readings[a] for a in parts], axis=0) for name, (_, parts, sign) in chosen.items()}

@@ -47,7 +47,7 @@ def agreement(table: pd.DataFrame, judged: Mapping[str, np.ndarray]) -> dict[str
     """Correlation of each property with the judge's reading of the same images; undefined ones are left out."""
     pairs = {
         f"{name}_{reading}": correlation(table[name].to_numpy(), judged[reading])
-        for reading, (name, _) in COUNTERPARTS.items()
+        for reading, (name, *_) in COUNTERPARTS.items()
         if name in table
     }
     return {name: value for name, value in pairs.items() if math.isfinite(value)}
