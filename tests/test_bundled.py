@@ -1,4 +1,4 @@
-"""The bundled parser, judge and annotator on 32 rendered people of a seed that none of them was trained on."""
+"""The bundled networks; parser, judge and annotator on 32 rendered people of a seed none of them was trained on."""
 
 import shutil
 from pathlib import Path
@@ -9,8 +9,11 @@ import pandas as pd
 import pytest
 import torch
 
+from ohlora.networks.stylegan import Generator, to_uint8
 from ohlora.plots import correlation
 from ohlora.pretrain import readers, renders, train_parser, train_reader
+from ohlora.rng import standard_normal
+from ohlora.segmentation import FaceDetector
 from ohlora.weights import load_bundled
 
 CPU = torch.device("cpu")
@@ -63,3 +66,20 @@ def test_annotator_answers_as_a_person_would(faces: Path, people: pd.DataFrame) 
     assert list(read) == list(labels) == ["gender", "quality", "age", "glass"]
     for name, least in {"gender": 0.9, "quality": 0.85, "age": 0.75, "glass": 0.9}.items():
         assert np.mean((read[name] > 0.5) == (labels[name] > 0.5)) >= least, name
+
+
+def test_generator_draws_faces_that_a_detector_of_photographs_finds() -> None:
+    generator = load_bundled("generator")
+    assert isinstance(generator, Generator)
+    assert (generator.resolution, generator.mapping.z_dim, generator.mapping.w_dim) == (128, 512, 512)
+    with torch.inference_mode():
+        images = to_uint8(generator(torch.from_numpy(standard_normal(5, "test", (24, 512)))))
+    found = FaceDetector(CPU).detect(list(images.permute(0, 2, 3, 1).numpy()))
+    assert sum(face is not None and face.probability > 0.95 for face in found) >= 21
+
+
+def test_discriminator_takes_the_generators_images() -> None:
+    generator, discriminator = load_bundled("generator"), load_bundled("discriminator")
+    with torch.inference_mode():
+        logits = discriminator(generator(torch.from_numpy(standard_normal(6, "test", (4, 512)))))
+    assert logits.shape == (4, 1) and torch.isfinite(logits).all()
