@@ -129,7 +129,9 @@ def test_a_finished_stretch_leaves_the_checkpoint(tmp_path: Path) -> None:
 
 def test_frechet_distance_of_gaussians() -> None:
     a = np.random.default_rng(0).standard_normal((20_000, 3))
+    dead = np.concatenate([a, np.zeros((len(a), 2))], axis=1)
     assert frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
+    assert frechet_distance(dead, 3 * dead) == pytest.approx(frechet_distance(a, 3 * a))
     assert frechet_distance(a, a + np.array([2, 0, 0])) == pytest.approx(4, rel=1e-6)
     assert frechet_distance(a, 3 * a) == pytest.approx(12, rel=0.05)
 

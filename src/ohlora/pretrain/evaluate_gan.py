@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.linalg import sqrtm
 
 from ohlora.errors import UserError, main
 from ohlora.files import write_json
@@ -27,8 +26,11 @@ def frechet_distance(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
     """Distance of two Gaussians fitted to features (N, D) and (M, D) (Heusel et al. 2017); 0 for equal ones."""
     mean_a, mean_b = a.mean(axis=0), b.mean(axis=0)
     cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    root = sqrtm(cov_a @ cov_b)
-    return float(((mean_a - mean_b) ** 2).sum() + np.trace(cov_a + cov_b - 2 * np.real(root)))
+    # The trace of (A B)^(1/2) from symmetric matrices: features that never fire make A and B singular.
+    values, axes = np.linalg.eigh(cov_a)
+    root_a = axes * np.sqrt(values.clip(min=0)) @ axes.T
+    cross = np.sqrt(np.linalg.eigvalsh(root_a @ cov_b @ root_a).clip(min=0)).sum()
+    return float(((mean_a - mean_b) ** 2).sum() + np.trace(cov_a) + np.trace(cov_b) - 2 * cross)
 
 
 def sample(generator: Generator, n: int, psi: float, seed: int, batch_size: int = 64) -> NDArray[np.uint8]:
