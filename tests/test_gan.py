@@ -2,18 +2,22 @@
 
 import os
 import signal
+import socket
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from ohlora import distributed
 from ohlora.errors import UserError
+from ohlora.files import save_tensors
 from ohlora.gan.data import RealImages, box_downsample
 from ohlora.gan.losses import PenaltyWeight, discriminator_loss, generator_loss, r1_penalty
 from ohlora.gan.trainer import GanSchedule, GanTrainer, Phase
 from ohlora.networks.stylegan import Discriminator, Generator
 from ohlora.pretrain.evaluate_gan import closest_pair, frechet_distance
+from ohlora.pretrain.train_gan import GanParams, PhaseParams, networks
 
 SCHEDULE = GanSchedule([Phase(8, 32), Phase(16, 48, fade=16)], decay=16, batch_size=8, penalty_interval=2, ema=50)
 
@@ -125,6 +129,53 @@ def test_a_finished_stretch_leaves_the_checkpoint(tmp_path: Path) -> None:
     assert (tmp_path / "checkpoint.pt").read_bytes() == checkpoint
     with pytest.raises(UserError, match="from 200 on"):
         GanSchedule([Phase(8, 200), Phase(16, 160)], decay=16).ending(100, 24)
+
+
+def one_of_two(rank: int, folder: Path) -> None:
+    """A process of two, as torchrun starts them; leaves its averaged gradient and its trained generator."""
+    os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank), "MASTER_ADDR": "127.0.0.1"}
+    distributed.start()
+    layer = torch.nn.Linear(3, 1)
+    layer.weight.data.fill_(1.0)
+    layer(torch.full((1, 3), float(rank))).sum().backward()
+    distributed.average_gradients(layer)
+    made = run(folder)
+    torch.save({"gradient": layer.weight.grad, "state": made.g.state_dict()}, folder / f"{rank}.pt")
+    distributed.wait()
+
+
+def test_two_processes_train_one_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("MASTER_PORT", str(free.getsockname()[1]))
+    torch.multiprocessing.spawn(one_of_two, (tmp_path,), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert torch.equal(first["gradient"], torch.full((1, 3), 0.5))
+    for name, value in trainer().g.named_parameters():
+        assert torch.equal(first["state"][name], second["state"][name]), name
+        assert not torch.equal(first["state"][name], value) or name.startswith("synthesis.output0"), name
+    assert torch.load(tmp_path / "checkpoint.pt")["state"]["shown"] == 80
+
+
+def test_a_run_goes_on_from_trained_networks(tmp_path: Path) -> None:
+    params = GanParams(
+        seed=0,
+        channels={4: 8, 8: 8, 16: 4},
+        phases=[PhaseParams(resolution=8, images=16, fade=0), PhaseParams(resolution=16, images=64, fade=0)],
+        decay=0,
+        batch_size=8,
+        learning_rate=0.002,
+        look_every=1000,
+    )
+    first, second = networks(params, None)
+    for name, network in (("generator", first), ("discriminator", second)):
+        save_tensors(tmp_path / f"{name}.safetensors", network.state_dict(), {"architecture": name})
+    loaded = networks(params, tmp_path)[0]
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), loaded.parameters(), strict=True))
+    schedule = params.schedule()
+    assert [schedule.rate(shown, 40) for shown in (40, 1040, 2040)] == [0.0, 0.5, 1.0]
+    with pytest.raises(UserError, match=r"gan\.channels"):
+        networks(params.model_copy(update={"channels": {4: 8, 8: 8, 16: 8}}), tmp_path)
 
 
 def test_frechet_distance_of_gaussians() -> None:

@@ -4,7 +4,7 @@ import copy
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ohlora import distributed
 from ohlora.errors import UserError
 from ohlora.files import atomic, lock
 from ohlora.gan.data import RealImages
@@ -39,6 +40,7 @@ class GanSchedule:
     Attributes:
         phases: growing resolutions; the last is the networks'.
         decay: images over which, at the very end, the learning rate falls to `final_rate` of itself.
+        warm_up: images over which the learning rate of a run that goes on from a finished one rises.
         noise_rate: learning rate factor of the noise strengths (large ones make grain).
         ema: images after which the averaged generator has forgotten half of its past; at most `ema_ramp` of the images
             that the phase has shown.
@@ -51,6 +53,7 @@ class GanSchedule:
     batch_size: int = 16
     learning_rate: float = 2.5e-3
     final_rate: float = 0.03
+    warm_up: int = 2_000
     noise_rate: float = 0.2
     ema: int = 10_000
     ema_ramp: float = 0.05
@@ -96,10 +99,12 @@ class GanSchedule:
         last = replace(self.phases[-1], images=shown + decay - before)
         return replace(self, phases=[*self.phases[:-1], last], decay=decay)
 
-    def rate(self, shown: int) -> float:
-        """Learning rate factor after `shown` images."""
+    def rate(self, shown: int, start: int = 0) -> float:
+        """Learning rate factor after `shown` images of a run that started after `start`."""
         left = (self.images - shown) / self.decay if self.decay else 1.0
-        return self.final_rate + (1.0 - self.final_rate) * min(1.0, max(0.0, left))
+        # Networks that are trained already must not be moved by optimisers that have no averages yet.
+        risen = min(1.0, (shown - start) / self.warm_up) if start else 1.0
+        return risen * (self.final_rate + (1.0 - self.final_rate) * min(1.0, max(0.0, left)))
 
 
 @dataclass
@@ -135,8 +140,10 @@ class GanTrainer:
         generator, discriminator: networks of one resolution; trained in place.
         real: the images.
         schedule: how to train.
-        device: where; on a CPU bf16 autocast with channels_last doubles the speed of convolutions.
+        device: where, one for each process (`ohlora.distributed`); on a CPU bf16 autocast with channels_last doubles
+            the speed of convolutions.
         compiled: whether to compile the epilogues (needs a C++ compiler; about 1.4 times faster).
+        shown: images that the networks have been shown already, if this run goes on from a finished one.
     """
 
     def __init__(
@@ -147,7 +154,11 @@ class GanTrainer:
         schedule: GanSchedule,
         device: torch.device,
         compiled: bool = True,
+        shown: int = 0,
     ):
+        if schedule.batch_size % (4 * distributed.size()):
+            allowed = f"a multiple of 4 for each of the {distributed.size()} processes"
+            raise UserError(f"batch_size = {schedule.batch_size}: allowed is {allowed}")
         self.real, self.schedule, self.device = real, schedule, device
         self.g = generator.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.d = discriminator.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
@@ -162,19 +173,22 @@ class GanTrainer:
         groups = [{"params": list(self.d.parameters()), "factor": 1.0}]
         self.d_optimiser = torch.optim.Adam(groups, schedule.learning_rate, betas=(0.0, 0.99), eps=1e-8)
         self.penalty = PenaltyWeight(schedule.gamma, schedule.gamma_minimum, schedule.gamma_maximum)
-        self.readings, self.shown = Readings(), 0
+        self.readings, self.shown, self.start = Readings(), shown, shown
 
     def step(self) -> None:
         """One batch through both networks."""
         schedule, step = self.schedule, self.shown // self.schedule.batch_size
         # Seeding every step makes a resumed run the same as one that was never stopped.
-        torch.manual_seed(torch_seed(schedule.seed, "step", step))
+        torch.manual_seed(
+            torch_seed(schedule.seed, "step", step, *([distributed.rank()] if distributed.rank() else []))
+        )
         lod = schedule.lod(self.shown)
         resolution = schedule.phases[-1].resolution >> int(lod)
-        real = self.real.batch(step, schedule.batch_size, resolution, lod - int(lod)).to(self.device)
+        real = self.real.batch(step, schedule.batch_size, resolution, lod - int(lod))
+        real = real[distributed.rank() :: distributed.size()].to(self.device)
         for optimiser in (self.g_optimiser, self.d_optimiser):
             for group in optimiser.param_groups:
-                group["lr"] = schedule.learning_rate * schedule.rate(self.shown) * group["factor"]
+                group["lr"] = schedule.learning_rate * schedule.rate(self.shown, self.start) * group["factor"]
         # One pass of the generator serves both networks' steps.
         fake = self._fake(lod)
         self._train_discriminator(real, fake.detach(), lod, penalise=step % schedule.penalty_interval == 0)
@@ -185,7 +199,7 @@ class GanTrainer:
         return torch.autocast(self.device.type, torch.bfloat16)
 
     def _fake(self, lod: float) -> Tensor:
-        z = torch.randn(self.schedule.batch_size, self.g.mapping.z_dim, device=self.device)
+        z = torch.randn(self.schedule.batch_size // distributed.size(), self.g.mapping.z_dim, device=self.device)
         with self._autocast():
             probability = self.schedule.mixing_probability
             return self.g(z, noise="random", lod=lod, mixing_probability=probability, w_avg_decay=0.995)
@@ -198,9 +212,13 @@ class GanTrainer:
             if penalise:
                 weight = self.penalty.gamma / 2 * self.schedule.penalty_interval
                 (r1_penalty(self.d, real, lod=lod) * weight).backward()
+        distributed.average_gradients(self.d)
         self.d_optimiser.step()
-        self.readings.add(float(real_logits.detach().mean()), float(fake_logits.detach().mean()))
-        self.penalty.update(float(real_logits.detach().mean() - fake_logits.detach().mean()))
+        means = torch.stack([real_logits.detach().float().mean(), fake_logits.detach().float().mean()])
+        distributed.average([means])
+        real_mean, fake_mean = means.tolist()
+        self.readings.add(real_mean, fake_mean)
+        self.penalty.update(real_mean - fake_mean)
 
     def _train_generator(self, fake: Tensor, lod: float) -> None:
         self.g_optimiser.zero_grad(set_to_none=True)
@@ -208,6 +226,7 @@ class GanTrainer:
         with self._autocast():
             generator_loss(self.d(fake, lod=lod)).backward()
         self.d.requires_grad_(True)
+        distributed.average_gradients(self.g)
         self.g_optimiser.step()
         kept = self.schedule.average_kept(self.shown)
         with torch.no_grad():
@@ -242,7 +261,7 @@ class GanTrainer:
                 for a later stretch to go on from.
         """
         path = folder / "checkpoint.pt"
-        with lock(folder):
+        with lock(folder) if distributed.rank() == 0 else nullcontext():
             self._resume(path, mark)
             if finish is not None:
                 self.schedule = self.schedule.ending(self.shown, finish)
@@ -266,18 +285,26 @@ class GanTrainer:
         path: Path | None,
         mark: str,
     ) -> None:
-        saved = time.monotonic()
-        with tqdm(total=self.schedule.images, initial=self.shown, unit="img", disable=None) as bar:
-            while self.shown < self.schedule.images and not interrupted():
+        saved, first = time.monotonic(), distributed.rank() == 0
+        path = path if first else None
+        bar = tqdm(total=self.schedule.images, initial=self.shown, unit="img", disable=None if first else True)
+        with bar:
+            while self.shown < self.schedule.images and not self._stopped(interrupted()):
                 self.step()
                 bar.update(self.schedule.batch_size)
-                if self.shown % look_every < self.schedule.batch_size:
+                if first and self.shown % look_every < self.schedule.batch_size:
                     self._record(bar)
                     look(self)
                 if time.monotonic() - saved > SAVE_EVERY:
                     self._save(path, mark)
                     saved = time.monotonic()
         self._save(path, mark)
+
+    def _stopped(self, interrupted: bool) -> bool:
+        """Whether any process was interrupted; all stop after the same step."""
+        flag = torch.tensor([float(interrupted)], device=self.device)
+        distributed.average([flag])
+        return bool(flag.item())
 
     def _record(self, bar: tqdm) -> None:
         row = {"images": self.shown, "lod": self.schedule.lod(self.shown), "gamma": self.penalty.gamma}

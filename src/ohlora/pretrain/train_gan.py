@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from ohlora.errors import main
+from ohlora import distributed
+from ohlora.errors import UserError, main
 from ohlora.files import save_tensors, write_json
 from ohlora.gan.data import RealImages
 from ohlora.gan.trainer import GanSchedule, GanTrainer, Phase
@@ -20,6 +21,7 @@ from ohlora.pretrain.renders import load_images
 from ohlora.pretrain.settings import read_section
 from ohlora.rng import standard_normal
 from ohlora.training import seeded
+from ohlora.weights import load_discriminator, load_generator
 
 SHEET = 48  # samples on a sheet
 
@@ -76,16 +78,38 @@ def architecture_mark(params: GanParams) -> str:
     return hashlib.sha256(repr((params.seed, sorted(params.channels.items()))).encode()).hexdigest()
 
 
-def train(params: GanParams, renders: list[Path], output: Path, finish: int | None) -> None:
-    """Trains, and writes generator.safetensors (averaged), discriminator.safetensors and metrics.json to `output`."""
-    images: np.ndarray = load_images(*renders)
+def networks(params: GanParams, start: Path | None) -> tuple[Generator, Discriminator]:
+    """New networks, or the trained ones of the folder `start`, which must have the parameters' feature maps."""
     resolution = params.phases[-1].resolution
     with seeded(params.seed, "gan"):
-        generator, discriminator = Generator(resolution, params.channels), Discriminator(resolution, params.channels)
+        made = Generator(resolution, params.channels), Discriminator(resolution, params.channels)
+    if start is None:
+        return made
+    paths = [start / f"{name}.safetensors" for name in ("generator", "discriminator")]
+    found = load_generator(paths[0]), load_discriminator(paths[1])
+    for path, new, old in zip(paths, made, found, strict=True):
+        shapes = [{key: tuple(value.shape) for key, value in net.state_dict().items()} for net in (new, old)]
+        if shapes[0] != shapes[1]:
+            raise UserError(f"{path}: not of the resolution and feature maps of gan.phases and gan.channels")
+    return found
+
+
+def train(
+    params: GanParams, renders: list[Path], output: Path, finish: int | None, start: Path | None = None, shown: int = 0
+) -> None:
+    """Trains, and writes generator.safetensors (averaged), discriminator.safetensors and metrics.json to `output`.
+
+    Without a checkpoint in `output` the networks are new, or those of the folder `start`, already trained on `shown`.
+    """
+    device = distributed.start()
+    images: np.ndarray = load_images(*renders)
+    generator, discriminator = networks(params, start)
     real = RealImages(images, params.seed)
-    trainer = GanTrainer(generator, discriminator, real, params.schedule(), readers.best_device())
+    trainer = GanTrainer(generator, discriminator, real, params.schedule(), device, shown=shown)
     look = partial(sample_sheet, folder=output)
     trainer.run(output, architecture_mark(params), look, params.look_every, finish)
+    if distributed.rank():
+        return
     average_w(trainer.ema, params.seed)
     for name, network in (("generator", trainer.ema), ("discriminator", trainer.d)):
         save_tensors(output / f"{name}.safetensors", network.state_dict(), {"architecture": name})
@@ -102,8 +126,17 @@ def run() -> None:
         help="end this stretch now: let the learning rate fall over so many images and write the networks; "
         "the checkpoint stays as it was before, for a later stretch",
     )
+    parser.add_argument(
+        "--initial", type=Path, metavar="FOLDER", help="without a checkpoint, begin with the networks of this folder"
+    )
+    parser.add_argument(
+        "--shown", type=int, default=0, metavar="IMAGES", help="images that the networks of --initial have been shown"
+    )
     options = parser.parse_args()
-    train(read_section(options.params, "gan", GanParams), options.renders, options.output, options.finish)
+    params = read_section(options.params, "gan", GanParams)
+    if not 0 <= options.shown < params.schedule().images:
+        raise UserError(f"--shown {options.shown}: allowed is 0 to the schedule's {params.schedule().images} images")
+    train(params, options.renders, options.output, options.finish, options.initial, options.shown)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,51 @@
+"""One network trained by several processes, each on its share of every batch: `torchrun --nproc-per-node N -m ...`.
+
+A process that torchrun did not start is alone, and nothing here costs it anything.
+"""
+
+import os
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def start() -> torch.device:
+    """Join the processes that torchrun started, if it did. Returns this process's device."""
+    cuda = torch.cuda.is_available()
+    if "WORLD_SIZE" in os.environ and not dist.is_initialized():
+        dist.init_process_group("nccl" if cuda else "gloo")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
+
+
+def rank() -> int:
+    """This process's number, from 0; only number 0 writes files."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def size() -> int:
+    """Number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def wait() -> None:
+    """Wait until every process is here."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def average(tensors: Sequence[Tensor]) -> None:
+    """Replace each tensor by its mean over the processes, the same bits in all of them."""
+    if size() == 1:
+        return
+    flat = torch.cat([tensor.reshape(-1).float() for tensor in tensors])
+    dist.all_reduce(flat)
+    flat /= size()
+    for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(mean.view_as(tensor))
+
+
+def average_gradients(network: torch.nn.Module) -> None:
+    """Replace the gradients by their means over the processes; all must have gradients for the same parameters."""
+    average([parameter.grad for parameter in network.parameters() if parameter.grad is not None])
