@@ -174,6 +174,7 @@ class TestVectors(Section):
 
     n_cases: int = Field(ge=1, le=100_000, description="latents tested")
     n_strips: int = Field(ge=0, le=16, description="best, median and worst cases drawn, of each")
+    strip_steps: Steps
     weights: Weights
     thresholds: Thresholds
 

@@ -16,8 +16,6 @@ from ohlora.vector_plots import correlation_histograms, responses, stack
 from ohlora.vectors import Directions, load_directions
 from ohlora.weights import load_bundled, load_property_cnn
 
-STRIP_STEPS = (-1.8, -1.2, -0.6, 0.0, 0.6, 1.2, 1.8)  # over the range of the weights tested
-
 
 def case_table(cases: Cases, results: Results, groups: np.ndarray) -> pd.DataFrame:
     """One row a case: group, correlations by the property CNN and by the judge, verdicts; undefined ones are empty."""
@@ -60,13 +58,13 @@ def summary(results: Results) -> dict[str, object]:
     }
 
 
-def write_strips(readers: Readers, directions: Directions, cases: Cases, results: Results, count: int) -> None:
-    """Pictures of the best, median and worst cases, `count` of each (fewer if there are not as many)."""
-    ranking = results.ranking()
+def write_strips(readers: Readers, directions: Directions, cases: Cases, results: Results, params: TestVectors) -> None:
+    """Pictures of the best, median and worst cases, `n_strips` of each (fewer if there are not as many)."""
+    ranking, count = results.ranking(), params.n_strips
     middle = max(0, (len(ranking) - count) // 2)
     chosen = {"best": ranking[:count], "median": ranking[middle : middle + count], "worst": ranking[-count:]}
     for kind, indices in chosen.items():
-        strips = [draw_strip(readers, directions, cases, results, int(case), STRIP_STEPS) for case in indices]
+        strips = [draw_strip(readers, directions, cases, results, int(case), params.strip_steps) for case in indices]
         save_image(PLOT.format(f"test_vectors/{kind}"), stack(strips))
 
 
@@ -103,7 +101,7 @@ def run() -> None:
         save_npz(CASE_ARRAYS, z=z, w=cases.w, asked=cases.asked, scores=cases.scores, judged=cases.judged)
         write_json(METRICS.format("test_vectors"), summary(results))
         if params.n_strips:
-            write_strips(readers, directions, cases, results, params.n_strips)
+            write_strips(readers, directions, cases, results, params)
         write_figures(cases, results, params)
 
 
