@@ -174,7 +174,7 @@ class TestVectors(Section):
 
     n_cases: int = Field(ge=1, le=100_000, description="latents tested")
     n_strips: int = Field(ge=0, le=16, description="best, median and worst cases drawn, of each")
-    strip_steps: Steps
+    strip_reach: float = Field(gt=0, le=20, description="largest step in those pictures")
     weights: Weights
     thresholds: Thresholds
 

@@ -16,6 +16,8 @@ from ohlora.vector_plots import correlation_histograms, responses, stack
 from ohlora.vectors import Directions, load_directions
 from ohlora.weights import load_bundled, load_property_cnn
 
+STRIP_IMAGES = 7  # in a row, the middle one unchanged
+
 
 def case_table(cases: Cases, results: Results, groups: np.ndarray) -> pd.DataFrame:
     """One row a case: group, correlations by the property CNN and by the judge, verdicts; undefined ones are empty."""
@@ -61,10 +63,11 @@ def summary(results: Results) -> dict[str, object]:
 def write_strips(readers: Readers, directions: Directions, cases: Cases, results: Results, params: TestVectors) -> None:
     """Pictures of the best, median and worst cases, `n_strips` of each (fewer if there are not as many)."""
     ranking, count = results.ranking(), params.n_strips
+    steps = np.linspace(-params.strip_reach, params.strip_reach, STRIP_IMAGES).tolist()
     middle = max(0, (len(ranking) - count) // 2)
     chosen = {"best": ranking[:count], "median": ranking[middle : middle + count], "worst": ranking[-count:]}
     for kind, indices in chosen.items():
-        strips = [draw_strip(readers, directions, cases, results, int(case), params.strip_steps) for case in indices]
+        strips = [draw_strip(readers, directions, cases, results, int(case), steps) for case in indices]
         save_image(PLOT.format(f"test_vectors/{kind}"), stack(strips))
 
 
