@@ -1,5 +1,6 @@
 """Labels, filter networks and the table of kept images."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,12 @@ def toy(count: int = 40, side: int = 64) -> tuple[torch.Tensor, np.ndarray]:
     return torch.from_numpy(images.astype(np.uint8)), labels
 
 
-def train(tries: int = 1, max_valid_loss: float = 10.0, seed: int = 0, **changes: Any) -> tuple:
+def train(tries: int = 1, max_valid_loss: float = 10.0, seed: int = 0, bf16: bool = False, **changes: Any) -> tuple:
     images, labels = toy()
+    schedule = replace(SCHEDULE, bf16=bf16)
     settings: dict[str, Any] = {"folds": 2, "stratified": True, "device": CPU} | changes
     return train_ensemble(
-        "quality", images, labels, SCHEDULE, max_valid_loss=max_valid_loss, tries=tries, seed=seed, **settings
+        "quality", images, labels, schedule, max_valid_loss=max_valid_loss, tries=tries, seed=seed, **settings
     )
 
 
@@ -128,9 +130,11 @@ def test_metrics_without_a_second_class_leave_auroc_out() -> None:
     assert np.isfinite(metrics["loss"])
 
 
-def test_ensemble_learns_keeps_its_best_epoch_and_survives_its_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("bf16", [False, True])
+def test_ensemble_learns_keeps_its_best_epoch_and_survives_its_file(tmp_path: Path, bf16: bool) -> None:
     images, labels = toy()
-    ensemble, fitted, tries = train()
+    ensemble, fitted, tries = train(bf16=bf16)
+    assert all(value.dtype == torch.float32 for value in ensemble.state_dict().values())
     assert tries == [1, 1]
     for result, valid, member in zip(
         fitted, make_folds(labels, 2, stratified=True, seed=0, attribute="quality"), ensemble.members, strict=True

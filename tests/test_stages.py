@@ -45,7 +45,7 @@ N_IMAGES, N_LABELS = 48, 24
 PIPELINE: dict[str, Any] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
 SETTINGS: dict[str, Any] = {
     "n_samples": 120,
-    "runtime": {"device": "cpu", "threads": 0},
+    "runtime": {"device": "cpu", "threads": 0, "training_precision": "fp32"},
     "synthesize": {"n_images": N_IMAGES},
     "label": {"n_labels": N_LABELS},
     "train_filter": {

@@ -159,7 +159,8 @@ def _train_fold(
     fold = int(purpose[2])
     result = fit(
         model,
-        lambda net, x, y: F.binary_cross_entropy(net(mirrored(_unit(x, device))).flatten(), y),
+        lambda x: mirrored(_unit(x, device)),
+        lambda probability, y: F.binary_cross_entropy(probability.flatten(), y),
         (images[train], targets[train]),
         lambda net: classification_metrics(predict(net, images[valid], device), labels[valid]),
         schedule,

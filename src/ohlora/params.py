@@ -45,6 +45,7 @@ class Runtime(Section):
 
     device: Literal["auto", "cpu", "cuda"]
     threads: int = Field(ge=0, le=256, description="processor threads, 0 for all cores")
+    training_precision: Literal["auto", "fp32", "bf16"]
 
 
 class Synthesize(Section):

@@ -76,7 +76,8 @@ def train(
 
     fitted = fit(
         model,
-        lambda net, x, y: squared_errors(net(_signed(x, device)), y).mean(),
+        lambda x: _signed(x, device),
+        lambda predicted, y: squared_errors(predicted, y).mean(),
         (images[train_], scores[train_]),
         evaluate,
         schedule,

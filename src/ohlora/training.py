@@ -13,18 +13,27 @@ from ohlora.rng import stream, torch_seed
 
 ANNEALING_EPOCHS = 10  # half a period of the cosine, as in the original
 
-Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
+Prepare = Callable[[Tensor], Tensor]
+Loss = Callable[[Tensor, Tensor], Tensor]
 Evaluate = Callable[[nn.Module], dict[str, float]]
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast to train: epochs, epochs without improvement before the end, step size, images a step."""
+    """How long and how fast to train.
+
+    Attributes:
+        epochs, patience: most epochs; epochs without improvement before the end.
+        learning_rate: first step size.
+        batch_size: samples a step.
+        bf16: convolutions in bfloat16, weights and losses stay in float32.
+    """
 
     epochs: int
     patience: int
     learning_rate: float
     batch_size: int
+    bf16: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,13 @@ class Fitted:
     def best(self) -> dict[str, float]:
         """The metrics of the best epoch."""
         return self.history[self.best_epoch]
+
+
+def native_bf16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16 itself; where it is emulated it is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 @contextmanager
@@ -83,6 +99,7 @@ def mirrored(images: Tensor) -> Tensor:
 
 def fit(
     model: nn.Module,
+    prepare: Prepare,
     loss: Loss,
     data: tuple[Tensor, Tensor],
     evaluate: Evaluate,
@@ -97,11 +114,12 @@ def fit(
 
     Args:
         model: on `device` already.
-        loss: (model, inputs, targets) -> scalar to minimise.
+        prepare: makes of a batch of inputs what the model takes.
+        loss: (outputs, targets) -> scalar to minimise.
         data: inputs and targets with the same first axis, on any device; batches are moved to `device`.
         evaluate: metrics of the model in eval mode; "loss" decides which epoch is best.
         schedule: length, step size and batch size.
-        seed, purpose: the stream of the order of the samples, and of dropout and other draws in `loss`.
+        seed, purpose: the stream of the order of the samples, and of dropout and other draws in `prepare`.
         on_epoch: called with the metrics of each epoch ("train_loss" and what `evaluate` gives).
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=schedule.learning_rate)
@@ -111,7 +129,7 @@ def fit(
     best_epoch, best_state = -1, {}
     with seeded(seed, *purpose, "dropout"):
         for epoch in range(schedule.epochs):
-            train_loss = _train_epoch(model, loss, data, optimizer, order, schedule.batch_size, device)
+            train_loss = _train_epoch(model, prepare, loss, data, optimizer, order, schedule, device)
             annealing.step()
             history.append({"train_loss": train_loss, **_evaluated(model, evaluate)})
             on_epoch(history[-1])
@@ -127,18 +145,21 @@ def fit(
 
 def _train_epoch(
     model: nn.Module,
+    prepare: Prepare,
     loss: Loss,
     data: tuple[Tensor, Tensor],
     optimizer: torch.optim.Optimizer,
     order: np.random.Generator,
-    batch_size: int,
+    schedule: Schedule,
     device: torch.device,
 ) -> float:
     inputs, targets = data
     model.train()
     total = 0.0
-    for batch in torch.from_numpy(order.permutation(len(inputs))).split(batch_size):
-        value = loss(model, inputs[batch].to(device), targets[batch].to(device))
+    for batch in torch.from_numpy(order.permutation(len(inputs))).split(schedule.batch_size):
+        with torch.autocast(device.type, torch.bfloat16, enabled=schedule.bf16):
+            outputs = model(prepare(inputs[batch].to(device)))
+        value = loss(outputs.float(), targets[batch].to(device))
         optimizer.zero_grad(set_to_none=True)
         value.backward()
         optimizer.step()

@@ -149,6 +149,12 @@ class FilterCNN(Head):
         super().__init__(self.trunk.scaled(self.width), resolution, hidden, 1, FILTER_DROPOUT)
         self.fc_final = nn.Sequential(nn.Linear(hidden, 1), nn.Sigmoid())
 
+    def forward(self, images: Tensor) -> Tensor:
+        hidden = self.fc1(self.features(images))
+        # In bfloat16 the sigmoid is 1 from about 6 on, where a wrong answer would no longer be corrected.
+        with torch.autocast(images.device.type, enabled=False):
+            return self.fc_final(hidden.float())
+
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Tensor], resolution: int | None = None) -> Self:
         """The network of a state dict, in eval mode.

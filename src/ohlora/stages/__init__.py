@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from ohlora.errors import UserError
 from ohlora.files import lock
 from ohlora.params import Params, fingerprint, load_params
+from ohlora.training import native_bf16
 
 PARAMS = "params.yaml"
 
@@ -26,6 +27,7 @@ class Stage:
 
     Attributes:
         params, seed, device.
+        bf16: whether trainings compute in bfloat16.
     """
 
     def __init__(self, name: str, *sections: str) -> None:
@@ -38,6 +40,8 @@ class Stage:
         self._start = self._fingerprint(self.params)
         self.seed = self.params.seed
         self.device = pick_device(self.params.runtime.device)
+        precision = self.params.runtime.training_precision
+        self.bf16 = native_bf16(self.device) if precision == "auto" else precision == "bf16"
         if self.params.runtime.threads:
             torch.set_num_threads(self.params.runtime.threads)
         self._open.enter_context(lock(".locks", self.name))

@@ -34,7 +34,7 @@ def run() -> None:
         labels = read_labels(LABELS)
         with ImageZip(IMAGES) as archive:
             images = archive.tensor(labels.index.to_numpy())
-        schedule = Schedule(params.epochs, params.patience, params.learning_rate, params.batch_size)
+        schedule = Schedule(params.epochs, params.patience, params.learning_rate, params.batch_size, stage.bf16)
         metrics = {}
         for name in ATTRIBUTES:
             settings = getattr(params, name)

@@ -36,7 +36,7 @@ def run() -> None:
         images = archive.tensor(ids)
         with seeded(stage.seed, "train_property_cnn", "weights"):
             model = PropertyCNN(resolution=images.shape[-1], outputs=len(PROPERTY_NAMES)).to(stage.device)
-        schedule = Schedule(params.epochs, params.patience, params.learning_rate, params.batch_size)
+        schedule = Schedule(params.epochs, params.patience, params.learning_rate, params.batch_size, stage.bf16)
         with epoch_log("train_property_cnn") as log:
             fitted, valid = train(
                 model,
