@@ -10,9 +10,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ohlora.runtime import reuse_memory
+
 
 def start() -> torch.device:
     """Join the processes that torchrun started, if it did. Returns this process's device."""
+    reuse_memory()
     cuda = torch.cuda.is_available()
     if "WORLD_SIZE" in os.environ and not dist.is_initialized():
         dist.init_process_group("nccl" if cuda else "gloo")

@@ -49,13 +49,6 @@ class Fitted:
         return self.history[self.best_epoch]
 
 
-def native_bf16(device: torch.device) -> bool:
-    """Whether the device computes in bfloat16 itself; where it is emulated it is slower than float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-
-
 @contextmanager
 def seeded(seed: int, *purpose: str | int) -> Iterator[None]:
     """Within the block torch's global draws (initial weights, dropout) come from the named stream."""

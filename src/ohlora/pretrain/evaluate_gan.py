@@ -15,6 +15,7 @@ from ohlora.plots import contact_sheet, save_image
 from ohlora.pretrain import readers
 from ohlora.pretrain.renders import load_images
 from ohlora.rng import standard_normal
+from ohlora.runtime import pick_device, reuse_memory
 from ohlora.segmentation import FaceDetector
 from ohlora.weights import load_attributes_net, load_generator
 
@@ -98,7 +99,7 @@ def evaluate(
         "samples": n,
         "held_out": len(held_out),
         "frechet_between_halves": frechet_distance(real_features[:half], real_features[half:]),
-        "faces_in_renders": face_rate(held_out[:500], readers.best_device()),
+        "faces_in_renders": face_rate(held_out[:500], pick_device()),
     }
     train_features = read(judge, train)[0]
     for psi in PSIS:
@@ -106,7 +107,7 @@ def evaluate(
         features, found = read(judge, images)
         key = f"psi{round(psi * 10):02d}"
         result[key] = {
-            "faces": face_rate(images, readers.best_device()),
+            "faces": face_rate(images, pick_device()),
             "frechet": frechet_distance(features, real_features),
             "spread": {name: float(found[name].std() / real[name].std()) for name in real},
             "mean": {name: float(found[name].mean()) for name in real},
@@ -142,7 +143,8 @@ def run() -> None:
     options = parser.parse_args()
     if options.samples < 200:
         raise UserError(f"--samples {options.samples}: allowed are 200 and more")
-    device = readers.best_device()
+    reuse_memory()
+    device = pick_device()
     generator, judge = load_generator(options.generator).to(device), load_attributes_net(options.judge).to(device)
     held_out, train = load_images(options.held_out), load_images(options.renders)
     result = evaluate(generator, judge, np.asarray(held_out), np.asarray(train), options.samples, options.output)

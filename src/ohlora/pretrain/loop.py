@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from ohlora.files import atomic, lock
 from ohlora.rng import stream
+from ohlora.runtime import reuse_memory
 
 SAVE_EVERY = 120.0  # seconds between checkpoints
 
@@ -76,6 +77,7 @@ def fit(
     Returns:
         The evaluations, oldest first, each with its `step` and mean training `loss`.
     """
+    reuse_memory()
     with lock(folder):
         optimiser = torch.optim.AdamW(net.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
         path = folder / "checkpoint.pt"

@@ -59,11 +59,6 @@ def to_float(images: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
     return torch.from_numpy(np.array(images)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def best_device() -> torch.device:
-    """The GPU if there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def save_network(path: Path, architecture: str, net: nn.Module) -> None:
     """Writes a network that carries what is needed to build it again.
 

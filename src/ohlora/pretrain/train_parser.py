@@ -17,6 +17,7 @@ from ohlora.pretrain import augment, readers
 from ohlora.pretrain.loop import fit
 from ohlora.pretrain.renders import load_images, load_maps
 from ohlora.pretrain.settings import Training, read_section
+from ohlora.runtime import pick_device
 from ohlora.training import seeded
 
 # Pixels of small features count more; too much more, and they grow over their true border.
@@ -138,7 +139,7 @@ def sheet(net: Parser, images: np.ndarray, maps: np.ndarray, device: torch.devic
 
 def train(params: Training, folders: list[Path], output: Path) -> dict[str, object]:
     """Trains and writes parser.safetensors, metrics.json and sheet.png to `output`; gives the metrics."""
-    images, maps, device = load_images(*folders), load_maps(*folders), readers.best_device()
+    images, maps, device = load_images(*folders), load_maps(*folders), pick_device()
     rows = readers.split(len(images), params)
     held_images, held_maps = images[rows.held_out], maps[rows.held_out]
     with seeded(params.seed, "parser"):

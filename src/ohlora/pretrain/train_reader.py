@@ -21,6 +21,7 @@ from ohlora.pretrain import augment, readers
 from ohlora.pretrain.loop import fit
 from ohlora.pretrain.renders import load_attributes, load_images
 from ohlora.pretrain.settings import Training, read_section
+from ohlora.runtime import pick_device
 from ohlora.training import seeded
 
 OLD = 50.0  # years; the user's "old" of the age filter
@@ -152,7 +153,7 @@ def read_all(net: AttributeNet, images: np.ndarray, device: torch.device, batch:
 
 def train(name: str, params: Training, folders: list[Path], output: Path) -> dict[str, object]:
     """Trains the judge or annotator; writes NAME.safetensors, metrics.json and scatter.png to `output`."""
-    reader, device = READERS[name], readers.best_device()
+    reader, device = READERS[name], pick_device()
     images, targets = load_images(*folders), reader.targets(load_attributes(*folders))
     rows = readers.split(len(images), params)
     heads = make_heads(targets.iloc[rows.train], reader.probabilities)

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from ohlora.errors import UserError
 from ohlora.files import lock
 from ohlora.params import Params, fingerprint, load_params
-from ohlora.training import native_bf16
+from ohlora.runtime import native_bf16, pick_device, reuse_memory
 
 PARAMS = "params.yaml"
 
@@ -36,6 +36,7 @@ class Stage:
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
+        reuse_memory()
         self.params = load_params(PARAMS)
         self._start = self._fingerprint(self.params)
         self.seed = self.params.seed
@@ -54,14 +55,6 @@ class Stage:
 
     def _fingerprint(self, params: Params) -> str:
         return fingerprint({name: _plain(getattr(params, name)) for name in self._sections})
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of runtime.device. Raises UserError for cuda on a machine without a GPU."""
-    there = torch.cuda.is_available()
-    if name == "cuda" and not there:
-        raise UserError("params.yaml: runtime.device = 'cuda': there is no usable GPU, allowed is auto or cpu")
-    return torch.device("cuda" if name != "cpu" and there else "cpu")
 
 
 def _plain(value: Any) -> Any:

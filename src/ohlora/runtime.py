@@ -1,0 +1,37 @@
+"""How networks run on this machine: device, number format, memory."""
+
+import ctypes
+
+import torch
+
+from ohlora.errors import UserError
+
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # mallopt(3)
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device of runtime.device: auto, cpu or cuda. Raises UserError for cuda on a machine without a GPU."""
+    there = torch.cuda.is_available()
+    if name == "cuda" and not there:
+        raise UserError("params.yaml: runtime.device = 'cuda': there is no usable GPU, allowed is auto or cpu")
+    return torch.device("cuda" if name != "cpu" and there else "cpu")
+
+
+def native_bf16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16 itself; where it is emulated it is slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def reuse_memory() -> None:
+    """Have glibc keep freed memory for the next feature map; does nothing where the C library cannot.
+
+    By default every large block goes back to the system, and the page faults of getting it again take a third of the
+    time of drawing a face.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, 1 << 30)
+        mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+        mallopt(M_TOP_PAD, 1 << 26)
