@@ -235,7 +235,8 @@ def filter_table(
 
 
 def extremes(scores: np.ndarray, threshold: float, count: int) -> dict[str, np.ndarray]:
-    """Indices of the `count` best, worst and (nearest to the threshold) borderline scores."""
+    """Indices of the `count` best and worst scores, and of all others the `count` nearest to the threshold."""
     order = np.argsort(-scores, kind="stable")
-    near = np.argsort(np.abs(scores - threshold), kind="stable")
+    others = order[count : max(count, len(order) - count)]
+    near = others[np.argsort(np.abs(scores[others] - threshold), kind="stable")]
     return {"best": order[:count], "borderline": near[:count], "worst": order[::-1][:count]}
