@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from ohlora.errors import UserError
 from ohlora.files import PathLike, load_tensors, read_json
-from ohlora.networks.cnn import PropertyCNN, rebuild
+from ohlora.networks.cnn import Network, PropertyCNN, PropertyDiscriminator, rebuild
+from ohlora.networks.encoder import Encoder
 from ohlora.networks.regressor import AttributeNet
 from ohlora.networks.stylegan import Discriminator, Generator
 from ohlora.networks.unet import Parser
@@ -42,19 +43,24 @@ def load_generator(source: Source) -> Generator:
     return cast(Generator, _build(name, state, _generator))
 
 
-def load_discriminator(source: Source) -> Discriminator:
+def load_discriminator(source: Source) -> Discriminator | PropertyDiscriminator:
     """The discriminator of a file or state dict, in eval mode; arguments and errors as `load_generator`."""
     state, name = _state(source, "discriminator")
+    if any(key.startswith("cnn.") for key in state):
+        return _named(name, lambda: PropertyDiscriminator.from_state_dict(_finite(name, state)))
     return cast(Discriminator, _build(name, state, _discriminator))
+
+
+def load_encoder(source: Source) -> Encoder:
+    """FineTune-v3's encoder of a file or state dict, in eval mode; errors as `load_generator`."""
+    state, name = _state(source)
+    return _named(name, lambda: Encoder.from_state_dict(_finite(name, state)))
 
 
 def load_property_cnn(source: Source) -> PropertyCNN:
     """The property CNN (7 or 8 outputs) of a file or state dict, in eval mode; errors as `load_generator`."""
     state, name = _state(source)
-    try:
-        return PropertyCNN.from_state_dict(_finite(name, state))
-    except UserError as error:
-        raise UserError(f"{name}: {error}") from None
+    return _named(name, lambda: PropertyCNN.from_state_dict(_finite(name, state)))
 
 
 def load_parser(source: PathLike) -> Parser:
@@ -130,6 +136,16 @@ def _load_described(path: PathLike, architecture: str, from_config: Callable[[di
         raise UserError(f"{path}: holds {metadata.get('architecture', 'an unnamed network')}, expected {architecture}")
     state, name = _state(tensors)[0], str(path)
     return _build(name, state, lambda _: from_config(json.loads(metadata["config"])))
+
+
+def _named(name: str, build: Callable[[], Network]) -> Network:
+    """What `build` gives; its errors say which file they are about."""
+    try:
+        return build()
+    except UserError as error:
+        raise UserError(str(error) if str(error).startswith(name) else f"{name}: {error}") from None
+    except KeyError as error:
+        raise UserError(f"{name}: weights of another network: {error.args[0]} is missing") from None
 
 
 def _build(name: str, state: dict[str, Tensor], build: Callable[[dict[str, Tensor]], nn.Module]) -> nn.Module:

@@ -1,10 +1,7 @@
 """Progressive adversarial training of a StyleGAN from scratch, resumable at any step."""
 
 import copy
-import signal
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +11,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ohlora import distributed
+from ohlora.checkpoints import Checkpoint, follow, opened
 from ohlora.errors import UserError
-from ohlora.files import atomic, lock
 from ohlora.gan.data import RealImages
 from ohlora.gan.losses import PenaltyWeight, discriminator_loss, generator_loss, r1_penalty
 from ohlora.networks.stylegan import Discriminator, Generator
 from ohlora.rng import torch_seed
-
-SAVE_EVERY = 300.0  # seconds between checkpoints
 
 
 @dataclass(frozen=True)
@@ -117,20 +112,6 @@ class Readings:
 
     def add(self, real: float, fake: float, keep: float = 0.98) -> None:
         self.real, self.fake = keep * self.real + (1 - keep) * real, keep * self.fake + (1 - keep) * fake
-
-
-@contextmanager
-def postponed_interrupt() -> Iterator[Callable[[], bool]]:
-    """Holds back Ctrl-C and SIGTERM until the block ends; the value tells whether one has come."""
-    came: list[int] = []
-    before = {number: signal.signal(number, lambda *_: came.append(1)) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(came)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if came:
-        raise KeyboardInterrupt
 
 
 class GanTrainer:
@@ -229,9 +210,7 @@ class GanTrainer:
         distributed.average_gradients(self.g)
         self.g_optimiser.step()
         kept = self.schedule.average_kept(self.shown)
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.ema.parameters()), list(self.g.parameters()), 1.0 - kept)
-            self.ema.truncation.w_avg.copy_(self.g.truncation.w_avg)
+        follow(self.ema, self.g, kept)
 
     def state(self) -> dict[str, Any]:
         """Everything that a resumed training needs, as tensors and plain values."""
@@ -260,60 +239,31 @@ class GanTrainer:
             finish: end after so many more images, the learning rate falling; the checkpoint then stays as it is,
                 for a later stretch to go on from.
         """
-        path = folder / "checkpoint.pt"
-        with lock(folder) if distributed.rank() == 0 else nullcontext():
-            self._resume(path, mark)
+        with opened(folder, mark, self.device) as checkpoint:
+            state = checkpoint.load()
+            if state is not None:
+                self.load(state)
             if finish is not None:
                 self.schedule = self.schedule.ending(self.shown, finish)
-            with postponed_interrupt() as interrupted:
-                self._run(look, look_every, interrupted, path if finish is None else None, mark)
+            self._run(look, look_every, checkpoint, save=finish is None)
 
-    def _resume(self, path: Path, mark: str) -> None:
-        if not path.exists():
-            return
-        content = torch.load(path, map_location=self.device, weights_only=True)
-        if content["mark"] == mark:
-            self.load(content["state"])
-        else:
-            tqdm.write(f"{path}: of other networks, not used")
-
-    def _run(
-        self,
-        look: Callable[["GanTrainer"], None],
-        look_every: int,
-        interrupted: Callable[[], bool],
-        path: Path | None,
-        mark: str,
-    ) -> None:
-        saved, first = time.monotonic(), distributed.rank() == 0
-        path = path if first else None
+    def _run(self, look: Callable[["GanTrainer"], None], look_every: int, checkpoint: Checkpoint, save: bool) -> None:
+        first = distributed.rank() == 0
         bar = tqdm(total=self.schedule.images, initial=self.shown, unit="img", disable=None if first else True)
         with bar:
-            while self.shown < self.schedule.images and not self._stopped(interrupted()):
+            while self.shown < self.schedule.images and not checkpoint.stopped():
                 self.step()
                 bar.update(self.schedule.batch_size)
                 if first and self.shown % look_every < self.schedule.batch_size:
                     self._record(bar)
                     look(self)
-                if time.monotonic() - saved > SAVE_EVERY:
-                    self._save(path, mark)
-                    saved = time.monotonic()
-        self._save(path, mark)
-
-    def _stopped(self, interrupted: bool) -> bool:
-        """Whether any process was interrupted; all stop after the same step."""
-        flag = torch.tensor([float(interrupted)], device=self.device)
-        distributed.average([flag])
-        return bool(flag.item())
+                if save and checkpoint.due():
+                    checkpoint.save(self.state())
+        if save:
+            checkpoint.save(self.state())
 
     def _record(self, bar: tqdm) -> None:
         row = {"images": self.shown, "lod": self.schedule.lod(self.shown), "gamma": self.penalty.gamma}
         row |= {"real": self.readings.real, "fake": self.readings.fake}
         self.readings.history.append(row)
         bar.write(", ".join(f"{name} {value:.4g}" for name, value in row.items()))
-
-    def _save(self, path: Path | None, mark: str) -> None:
-        if path is None:
-            return
-        with atomic(path) as temporary:
-            torch.save({"mark": mark, "state": self.state()}, temporary)

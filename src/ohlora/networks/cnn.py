@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Self, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ohlora.errors import UserError
-from ohlora.properties import ALL_PROPERTY_NAMES, BY_NAME, LOWER, UPPER, WHOLE, Crop
+from ohlora.properties import ALL_PROPERTY_NAMES, BY_NAME, EXPRESSIONS, LOWER, UPPER, WHOLE, Crop
 
 PUBLISHED_RESOLUTION = 256
 RESOLUTIONS = (256, 128, 64, 512, 1024)  # the order in which a state dict is tried
@@ -244,6 +245,40 @@ class PropertyCNN(nn.Module):
         width = width_of(state, "eyes_score_cnn.conv1.0.weight")
         outputs = 7 + any(key.startswith("hairstyle_score_cnn.") for key in state)
         return rebuild(lambda r: cls(r, outputs, width), state, resolution)
+
+
+class PropertyDiscriminator(nn.Module):
+    """FineTune-v5's discriminator: the property CNN's structure, its hidden features joined with the label.
+
+    The hidden dense features of the seven-output network (`cnn`) and the label go through one more dense layer, so that
+    the verdict can depend on both together; the network's own scores are not used.
+
+    Args:
+        resolution, width: as for `PropertyCNN`.
+        label_size: numbers in the label, at least 1.
+    """
+
+    def __init__(
+        self, resolution: int = PUBLISHED_RESOLUTION, label_size: int = len(EXPRESSIONS), width: float | None = None
+    ):
+        super().__init__()
+        self.cnn = PropertyCNN(resolution, width=width)
+        self.resolution, self.label_size = resolution, label_size
+        hidden = scaled(256, self.cnn.width)
+        self.joined = nn.Linear(hidden * len(self.cnn.trunks) + label_size, hidden)
+        self.verdict = nn.Linear(hidden, 1)
+
+    def forward(self, images: Tensor, label: Tensor) -> Tensor:
+        """Logits (N, 1), larger = more real; images (N, 3, R, R) RGB in [-1, 1], label (N, label_size)."""
+        hidden = [head.fc1(head.features(images)) for head in self.cnn.children()]  # type: ignore[operator,union-attr]
+        return self.verdict(F.leaky_relu(self.joined(torch.cat([*hidden, label.to(hidden[0].dtype)], dim=1)), 0.2))
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Tensor], resolution: int | None = None) -> Self:
+        """The network of a state dict, in eval mode; errors as `PropertyCNN.from_state_dict`."""
+        width = width_of(state, "cnn.eyes_score_cnn.conv1.0.weight")
+        labels = state["joined.weight"].shape[1] - scaled(256, width) * len(PropertyCNN.trunks)
+        return rebuild(lambda r: cls(r, labels, width), state, resolution)
 
 
 def width_of(state: Mapping[str, Tensor], key: str) -> float:

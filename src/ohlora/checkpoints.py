@@ -1,0 +1,104 @@
+"""What every resumable training shares: one checkpoint file, one process group at a time, postponed interrupts."""
+
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from ohlora import distributed
+from ohlora.files import atomic, lock
+
+SAVE_EVERY = 300.0  # seconds between checkpoints
+
+Mark = str | Mapping[str, str]
+
+
+@contextmanager
+def postponed_interrupt() -> Iterator[Callable[[], bool]]:
+    """Holds back Ctrl-C and SIGTERM until the block ends; the value tells whether one has come."""
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda *_: came.append(1)) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(came)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if came:
+        raise KeyboardInterrupt
+
+
+class Checkpoint:
+    """The state of a training in one file, and whether it is time to stop or to save.
+
+    Args:
+        path: the file; process 0 alone writes it.
+        mark: fingerprint of what a checkpoint needs to fit, or several by name; one with another mark is not used.
+        device: where this process works.
+        interrupted: whether a person or the system asked for the end.
+        every: seconds between two times that `due` says yes.
+    """
+
+    def __init__(
+        self, path: Path, mark: Mark, device: torch.device, interrupted: Callable[[], bool], every: float = SAVE_EVERY
+    ):
+        self.path, self.mark, self.device, self._interrupted, self.every = path, mark, device, interrupted, every
+        self._saved = time.monotonic()
+
+    def load(self) -> dict[str, Any] | None:
+        """The state saved last; None if there is none, or (said in one line) one with another mark."""
+        if not self.path.exists():
+            return None
+        content = torch.load(self.path, map_location=self.device, weights_only=True)
+        if content["mark"] == self.mark:
+            return content["state"]
+        tqdm.write(f"{self.path}: of other {self._difference(content['mark'])}, not used; the training starts afresh")
+        return None
+
+    def _difference(self, other: Mark) -> str:
+        if isinstance(self.mark, str) or isinstance(other, str):
+            return "networks"
+        return ", ".join(sorted(name for name in {*self.mark, *other} if self.mark.get(name) != other.get(name)))
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Writes the state: the whole file or none of it."""
+        if distributed.rank() == 0:
+            with atomic(self.path) as temporary:
+                torch.save({"mark": self.mark, "state": dict(state)}, temporary)
+        self._saved = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether `every` seconds have passed since the last checkpoint."""
+        return time.monotonic() - self._saved > self.every
+
+    def stopped(self) -> bool:
+        """Whether any process was interrupted; all stop after the same step."""
+        if distributed.size() == 1:  # no tensor: a GPU would have to finish its step first
+            return self._interrupted()
+        flag = torch.tensor([float(self._interrupted())], device=self.device)
+        distributed.average([flag])
+        return bool(flag.item())
+
+
+@contextmanager
+def opened(folder: Path, mark: Mark, device: torch.device, every: float = SAVE_EVERY) -> Iterator[Checkpoint]:
+    """The checkpoint `folder`/checkpoint.pt for the length of a training; Ctrl-C waits until the block has ended.
+
+    Raises:
+        UserError: another training is at work in the folder; names its pid.
+        KeyboardInterrupt: at the end of the block, if one came.
+    """
+    with lock(folder) if distributed.rank() == 0 else nullcontext(), postponed_interrupt() as interrupted:
+        yield Checkpoint(folder / "checkpoint.pt", mark, device, interrupted, every)
+
+
+@torch.no_grad()
+def follow(average: nn.Module, network: nn.Module, kept: float) -> None:
+    """Moves an averaged generator towards the trained one, of which the share 1 - kept enters; buffers are copied."""
+    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1.0 - kept)
+    average.get_buffer("truncation.w_avg").copy_(network.get_buffer("truncation.w_avg"))
