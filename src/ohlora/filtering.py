@@ -18,11 +18,16 @@ from torch import Tensor, nn
 from ohlora.errors import UserError
 from ohlora.files import load_tensors, save_tensors
 from ohlora.labels import ATTRIBUTES
-from ohlora.networks.cnn import GenderCNN, QualityCNN
+from ohlora.networks.cnn import AgeCNN, GenderCNN, GlassCNN, QualityCNN
 from ohlora.rng import stream
 from ohlora.training import Fitted, Schedule, fit, initialise, mirrored, seeded
 
-NETWORKS: dict[str, type[nn.Module]] = {"gender": GenderCNN, "quality": QualityCNN}
+NETWORKS: dict[str, type[nn.Module]] = {
+    "gender": GenderCNN,
+    "quality": QualityCNN,
+    "age": AgeCNN,
+    "glass": GlassCNN,
+}
 EVALUATION_BATCH = 64
 
 OnEpoch = Callable[[int, dict[str, float]], None]

@@ -3,6 +3,7 @@
 import hashlib
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -91,7 +92,7 @@ def networks(params: GanParams, start: Path | None) -> tuple[Generator, Discrimi
         shapes = [{key: tuple(value.shape) for key, value in net.state_dict().items()} for net in (new, old)]
         if shapes[0] != shapes[1]:
             raise UserError(f"{path}: not of the resolution and feature maps of gan.phases and gan.channels")
-    return found
+    return found[0], cast(Discriminator, found[1])  # its shapes are those of `made`
 
 
 def train(
