@@ -139,6 +139,9 @@ class New:
     rows: Mapping[int, int] | None = None  # index here -> index in the parent
     columns: Mapping[int, int] | None = None
     std: float | None = None  # drawn from N(0, std^2); None: as a new network draws it
+    # A layer divides its weights by the root of its inputs, so known columns must grow to count as much as before.
+    # Not before a pixel normalisation: its divisor grows with the inputs too.
+    rescaled: bool = True
 
 
 def _new_in_generator(recipe: Recipe, parent: Parent, made: Made) -> dict[str, New]:
@@ -149,7 +152,7 @@ def _new_in_generator(recipe: Recipe, parent: Parent, made: Made) -> dict[str, N
     if "first dense layer" in recipe.new:
         embedded = old.get_parameter("label_weight").shape[1] if old.label_size else 0
         joined = recipe.embedding if embedded == recipe.embedding else 0
-        new["mapping.dense0.weight"] = New(columns={i: i for i in range(size + joined)})
+        new["mapping.dense0.weight"] = New(columns={i: i for i in range(size + joined)}, rescaled=False)
     if "second branch" in recipe.new:
         for layer in ("dense_new0", "dense_new1"):
             new |= {f"mapping.{layer}.{part}": New(std=BRANCH_STD) for part in ("weight", "bias")}
@@ -206,8 +209,7 @@ def _started(key: str, drawn: Tensor, given: Tensor | None, rule: New, keep: boo
             result[here] = given[there]
         return result, f"the parent's rows {sorted(rule.rows.values())}"
     columns = rule.columns or {}
-    # The layer divides its weights by the root of its inputs; the known ones must go on counting as much as before.
-    scale = (drawn.shape[1] / given.shape[1]) ** 0.5
+    scale = (drawn.shape[1] / given.shape[1]) ** 0.5 if rule.rescaled else 1.0
     result[:, list(columns)] = given[:, list(columns.values())] * scale
     return result, f"the parent's for {len(columns)} of {drawn.shape[1]} inputs"
 

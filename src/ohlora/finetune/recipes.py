@@ -17,7 +17,7 @@ EVERYTHING = 1024  # the highest resolution there is
 
 @dataclass(frozen=True)
 class Turns:
-    """How often a network trains in a row on a batch: at most so many times, again while its loss >= ratio x other's."""
+    """How often a network trains in a row on one batch: up to `most` times, again while own >= ratio * other loss."""
 
     most: int = 1
     ratio: float = 0.0

@@ -1,0 +1,165 @@
+"""A fine-tuning that was killed, interrupted, refused or spoilt."""
+
+import multiprocessing
+import os
+import random
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+import tiny_gan
+import torch
+from tiny_gan import run, tuner, weights
+
+from ohlora import distributed
+from ohlora.errors import UserError
+from ohlora.finetune.engine import FineTuner, code_fingerprint
+
+CONTEXT = multiprocessing.get_context("forkserver")  # one process imports torch, its children begin at once
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """What a training gives that nobody disturbs, and how long it takes."""
+    CONTEXT.set_forkserver_preload(["tiny_gan"])
+    folder = tmp_path_factory.mktemp("whole")
+    in_own_process(folder, 300.0).join()  # the first waits for torch's import
+    (folder / "weights.pt").unlink()
+    (folder / "checkpoint.pt").unlink()
+    begun = time.monotonic()
+    in_own_process(folder, 300.0).join()
+    return torch.load(folder / "weights.pt") | {"seconds": time.monotonic() - begun}
+
+
+def in_own_process(folder: Path, every: float):
+    process = CONTEXT.Process(target=tiny_gan.to_the_end, args=(folder, every))
+    process.start()
+    return process
+
+
+def test_killed_at_ten_random_moments_it_ends_with_the_same_bits(tmp_path: Path, whole: dict) -> None:
+    draw, kills, resumed = random.Random(0), 0, 0
+    while kills < 10:
+        process = in_own_process(tmp_path, 0.05)
+        process.join(whole["seconds"] * draw.uniform(0.05, 0.6))
+        if process.exitcode is not None:  # it came to its end: begin again
+            assert same(torch.load(tmp_path / "weights.pt")["weights"], whole["weights"])
+            (tmp_path / "checkpoint.pt").unlink()
+            continue
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        kills += 1
+        resumed += (tmp_path / "checkpoint.pt").exists()
+    in_own_process(tmp_path, 0.05).join()
+    found = torch.load(tmp_path / "weights.pt")
+    assert same(found["weights"], whole["weights"])
+    assert found["history"] == whole["history"]
+    assert resumed > 0
+
+
+def interrupting(step: int):
+    """A look that presses Ctrl-C at a step."""
+
+    def look(made: FineTuner) -> dict[str, float]:
+        if made.step == step:
+            os.kill(os.getpid(), signal.SIGINT)
+        return {}
+
+    return look
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, look=interrupting(3))
+    assert "saved after epoch 1, batch 0; the same command goes on from there" in capsys.readouterr().out
+    resumed = run(tmp_path)
+    assert "goes on after epoch 1, batch 0" in capsys.readouterr().out
+    assert same(weights(resumed), weights(run(tmp_path / "whole")))
+    assert [row.keys() for row in resumed.history] == [resumed.history[0].keys()] * 3
+
+
+def test_a_finished_training_is_not_trained_again(tmp_path: Path) -> None:
+    first = run(tmp_path)
+    rows: list[str] = []
+    again = run(tmp_path, log=lambda prefix, row: rows.append(prefix))
+    assert same(weights(first), weights(again))
+    assert again.history == first.history and rows == ["", "", ""]
+
+
+def test_what_changed_is_named_and_the_training_starts_afresh(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, look=interrupting(3), mark={"parameters": "1", "inputs": "1", "code": "1"})
+    capsys.readouterr()
+    other = run(tmp_path, mark={"parameters": "1", "inputs": "2", "code": "2"})
+    assert "of other code, inputs, not used; the training starts afresh" in capsys.readouterr().out
+    assert len(other.history) == 3
+    assert len(code_fingerprint()) == 16
+
+
+def test_a_second_training_is_refused_with_the_pid(tmp_path: Path) -> None:
+    def second(made: FineTuner) -> dict[str, float]:
+        with pytest.raises(UserError, match=rf"process {os.getpid()} is at work here"):
+            run(tmp_path)
+        return {}
+
+    run(tmp_path, look=second)
+
+
+def test_losses_that_are_not_finite_leave_the_last_checkpoint(tmp_path: Path) -> None:
+    def spoil(made: FineTuner) -> dict[str, float]:
+        if made.epoch == 2:
+            made.method.networks["discriminator"].get_parameter("layer6.bias").data.fill_(float("nan"))
+        return {}
+
+    with pytest.raises(UserError, match=r"weights of the discriminator are not finite; .*checkpoint.pt holds the last"):
+        run(tmp_path, look=spoil)
+    assert torch.load(tmp_path / "checkpoint.pt")["state"]["step"] == 3
+    assert same(weights(run(tmp_path)), weights(run(tmp_path / "whole")))
+
+    made = tuner()
+    made.method.networks["discriminator"].get_parameter("layer6.bias").data.fill_(float("nan"))
+    with pytest.raises(UserError, match=r"recipe v1, epoch 0, batch 1: discriminator_loss is not finite; nothing was"):
+        run(tmp_path / "spoilt", made)
+
+
+def test_tests_between_epochs_are_logged_in_order(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from ohlora.finetune.recipes import RECIPES
+
+    rows: list[tuple[str, float]] = []
+    made = tuner(replace(RECIPES["v4"], test_every=2))
+    test = lambda made: {"number": float(made.step)}  # noqa: E731
+    run(tmp_path, made, test=test, log=lambda prefix, row: rows.append((prefix, row.get("number", 0.0))))
+    assert rows == [("test/", 2), ("", 0), ("test/", 4), ("test/", 6), ("", 0), ("test/", 8), ("", 0)]
+    assert [row["step"] for row in made.tests] == [2, 4, 6, 8]
+
+
+def one_of_two(rank: int, folder: Path) -> None:
+    """A process of two, as torchrun starts them."""
+    os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank), "MASTER_ADDR": "127.0.0.1"}
+    distributed.start()
+    made = run(folder, tuner(epochs=2), look=lambda made: {"looked": 1.0})
+    torch.save({"weights": weights(made), "history": made.history, "turns": made.method.turns}, folder / f"{rank}.pt")
+    distributed.wait()
+
+
+def test_two_processes_train_one_pair_of_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("MASTER_PORT", str(free.getsockname()[1]))
+    torch.multiprocessing.spawn(one_of_two, (tmp_path,), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert same(first["weights"], second["weights"])
+    assert not same(first["weights"], weights(tuner()))
+    assert first["history"][0]["discriminator_loss"] == second["history"][0]["discriminator_loss"]
+    assert ["looked" in rows["history"][0] for rows in (first, second)] == [True, False]
+    assert torch.load(tmp_path / "checkpoint.pt")["state"]["step"] == 6
