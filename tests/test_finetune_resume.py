@@ -6,6 +6,7 @@ import random
 import signal
 import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from tiny_gan import run, tuner, weights
 from ohlora import distributed
 from ohlora.errors import UserError
 from ohlora.finetune.engine import FineTuner, code_fingerprint
+from ohlora.finetune.recipes import RECIPES
 
 CONTEXT = multiprocessing.get_context("forkserver")  # one process imports torch, its children begin at once
 
@@ -24,43 +26,44 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> dict:
-    """What a training gives that nobody disturbs, and how long it takes."""
-    CONTEXT.set_forkserver_preload(["tiny_gan"])
-    folder = tmp_path_factory.mktemp("whole")
-    in_own_process(folder, 300.0).join()  # the first waits for torch's import
-    (folder / "weights.pt").unlink()
-    (folder / "checkpoint.pt").unlink()
-    begun = time.monotonic()
-    in_own_process(folder, 300.0).join()
-    return torch.load(folder / "weights.pt") | {"seconds": time.monotonic() - begun}
-
-
 def in_own_process(folder: Path, every: float):
+    CONTEXT.set_forkserver_preload(["ohlora.finetune.examiner", "ohlora.finetune.networks"])
     process = CONTEXT.Process(target=tiny_gan.to_the_end, args=(folder, every))
     process.start()
     return process
 
 
-def test_killed_at_ten_random_moments_it_ends_with_the_same_bits(tmp_path: Path, whole: dict) -> None:
-    draw, kills, resumed = random.Random(0), 0, 0
+def killed(process, checkpoint: Path, draw: random.Random) -> bool:
+    """Kills the process with -9 some time after its next checkpoint, or before it; False if it came to its end."""
+    before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+    patient = draw.random() < 0.8
+    while patient and process.is_alive() and (not checkpoint.exists() or checkpoint.stat().st_mtime_ns == before):
+        time.sleep(0.002)
+    process.join(draw.uniform(0, 0.2))
+    if process.exitcode is not None:
+        return False
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    return True
+
+
+def test_killed_at_ten_random_moments_it_ends_with_the_same_bits(tmp_path: Path) -> None:
+    undisturbed, disturbed, draw = tmp_path / "undisturbed", tmp_path / "disturbed", random.Random(0)
+    in_own_process(undisturbed, 300.0).join()
+    expected = torch.load(undisturbed / "weights.pt")
+    checkpoint, kills, resumed = disturbed / "checkpoint.pt", 0, 0
     while kills < 10:
-        process = in_own_process(tmp_path, 0.05)
-        process.join(whole["seconds"] * draw.uniform(0.05, 0.6))
-        if process.exitcode is not None:  # it came to its end: begin again
-            assert same(torch.load(tmp_path / "weights.pt")["weights"], whole["weights"])
-            (tmp_path / "checkpoint.pt").unlink()
-            continue
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
-        kills += 1
-        resumed += (tmp_path / "checkpoint.pt").exists()
-    in_own_process(tmp_path, 0.05).join()
-    found = torch.load(tmp_path / "weights.pt")
-    assert same(found["weights"], whole["weights"])
-    assert found["history"] == whole["history"]
-    assert resumed > 0
+        if killed(in_own_process(disturbed, 0.0), checkpoint, draw):
+            kills += 1
+            resumed += checkpoint.exists()
+        else:  # it came to its end: begin again
+            assert same(torch.load(disturbed / "weights.pt")["weights"], expected["weights"])
+            checkpoint.unlink()
+    in_own_process(disturbed, 0.0).join()
+    found = torch.load(disturbed / "weights.pt")
+    assert same(found["weights"], expected["weights"])
+    assert found["history"] == expected["history"]
+    assert resumed > 5
 
 
 def interrupting(step: int):
@@ -131,10 +134,6 @@ def test_losses_that_are_not_finite_leave_the_last_checkpoint(tmp_path: Path) ->
 
 
 def test_tests_between_epochs_are_logged_in_order(tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    from ohlora.finetune.recipes import RECIPES
-
     rows: list[tuple[str, float]] = []
     made = tuner(replace(RECIPES["v4"], test_every=2))
     test = lambda made: {"number": float(made.step)}  # noqa: E731

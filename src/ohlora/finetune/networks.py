@@ -146,12 +146,12 @@ class New:
 
 def _new_in_generator(recipe: Recipe, parent: Parent, made: Made) -> dict[str, New]:
     old, size = parent.generator.mapping, made.generator.mapping.z_dim
+    embedded = old.get_parameter("label_weight").shape[1] if old.label_size else 0
+    joined = recipe.embedding if embedded == recipe.embedding else 0  # numbers of the label that the parent knows
     new: dict[str, New] = {}
     if "label map" in recipe.new:
-        new["mapping.label_weight"] = New(rows=_shared(recipe.labels, parent.labels))
+        new["mapping.label_weight"] = New(rows=_shared(recipe.labels, parent.labels) if joined else None)
     if "first dense layer" in recipe.new:
-        embedded = old.get_parameter("label_weight").shape[1] if old.label_size else 0
-        joined = recipe.embedding if embedded == recipe.embedding else 0
         new["mapping.dense0.weight"] = New(columns={i: i for i in range(size + joined)}, rescaled=False)
     if "second branch" in recipe.new:
         for layer in ("dense_new0", "dense_new1"):
@@ -199,7 +199,7 @@ def _started(key: str, drawn: Tensor, given: Tensor | None, rule: New, keep: boo
     if rule.std is not None:
         numbers = stream(seed, "finetune", key).standard_normal(tuple(drawn.shape), dtype=np.float32)
         return torch.from_numpy(numbers) * rule.std, f"N(0, {rule.std:g}^2)"
-    if not keep or given is None:
+    if not keep or given is None or (rule.rows is None and rule.columns is None):
         return drawn, "drawn"
     if drawn.ndim == 1:
         return given.clone(), "the parent's"
