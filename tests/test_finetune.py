@@ -5,6 +5,7 @@ import math
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,8 @@ from ohlora.files import ImageZip, write_images
 from ohlora.finetune.data import TrainingSet, labelled_ids, load
 from ohlora.finetune.engine import FineTuner
 from ohlora.finetune.methods import Adversarial, Settings, draw_w
-from ohlora.finetune.networks import Parent, make
+from ohlora.finetune import networks
+from ohlora.finetune.networks import Parent
 from ohlora.finetune.recipes import (
     EVERYTHING,
     RECIPES,
@@ -50,6 +52,10 @@ DISCRIMINATOR = {
     "v8": r"layer1[234]\..*",
     "v9": r"(layer8|layer9|layer1[0-4]|input5|input6)\..*",
 }
+
+
+def make(*arguments, **options) -> Any:
+    return networks.make(*arguments, **options)
 
 
 def published(name: str, pattern: str) -> set[str]:
@@ -191,7 +197,7 @@ def property_cnn(resolution: int = 64) -> PropertyCNN:
     return PropertyCNN(resolution, width=1 / 32).eval()
 
 
-def parent_of_64() -> Parent:
+def parent_of_64() -> Any:
     made = make(RECIPES["v1"], tiny_gan.base({4: 8, 8: 8, 16: 4, 32: 4, 64: 4}), None, 0, keep=True)
     return Parent(made.generator, made.discriminator, RECIPES["v1"].labels)
 

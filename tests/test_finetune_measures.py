@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -116,7 +117,7 @@ def test_an_examined_training_is_the_training_nobody_looks_at(tmp_path: Path, mo
         tuner = FineTuner(method, tiny_gan.data(8, 3, 64), 2, 8)
         readers = {"gender": lambda x: Gender()(x.float() / 255).numpy()}
         examiner = Examiner(cnn, readers, 8, 0, folder / "kept", folder / "sheets")
-        looks = {"look": examiner.after_epoch, "test": examiner.between} if examined else {}
+        looks: dict[str, Any] = {"look": examiner.after_epoch, "test": examiner.between} if examined else {}
         return tiny_gan.run(folder, tuner, **looks)
 
     (tmp_path / "a" / "kept").mkdir(parents=True)
@@ -177,7 +178,7 @@ def test_vae_loss_equals_the_published_one() -> None:
     assert terms["variance"].item() == pytest.approx(a["rounded4_logvar_loss"].item(), abs=1e-4)
 
 
-def of_64(name: str, epochs: int = 1) -> FineTuner:
+def of_64(name: str, epochs: int = 1) -> Any:
     recipe = RECIPES[name]
     made = make(recipe, parent_of_64(), None, 0, keep=True)
     method = make_method(made, recipe, Settings(rate_factor=10), CPU, property_cnn(), Gender())

@@ -1,6 +1,7 @@
 """Networks of 16 pixels and short fine-tunings of them, for tests."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,7 +9,7 @@ import torch
 from ohlora.finetune.data import TrainingSet
 from ohlora.finetune.engine import FineTuner
 from ohlora.finetune.methods import Adversarial, Settings
-from ohlora.finetune.networks import Made, Parent, make
+from ohlora.finetune.networks import Parent, make
 from ohlora.finetune.recipes import RECIPES, Recipe
 from ohlora.networks.stylegan import Discriminator, Generator
 from ohlora.training import seeded
@@ -18,7 +19,7 @@ MAPPING = {"z_dim": 8, "w_dim": 8, "width": 8, "layers": 3}
 CPU = torch.device("cpu")
 
 
-def base(channels: dict[int, int] = CHANNELS) -> Parent:
+def base(channels: dict[int, int] = CHANNELS) -> Any:
     """An unconditional generator and discriminator."""
     resolution = max(channels)
     with seeded(0, "tiny"):
@@ -30,13 +31,13 @@ def base(channels: dict[int, int] = CHANNELS) -> Parent:
     return Parent(generator.eval(), discriminator.eval())
 
 
-def first(recipe: Recipe = RECIPES["v1"]) -> Parent:
+def first(recipe: Recipe = RECIPES["v1"]) -> Any:
     """FineTune-v1's networks, untrained."""
     made = make(recipe, base(), None, 0, keep=True)
     return Parent(made.generator, made.discriminator, recipe.labels)
 
 
-def networks(recipe: Recipe) -> Made:
+def networks(recipe: Recipe) -> Any:
     return make(recipe, base() if recipe.parent == "base" else first(), None, 0, keep=True)
 
 
@@ -46,12 +47,12 @@ def data(count: int = 24, labels: int = 7, resolution: int = 16) -> TrainingSet:
     return TrainingSet(torch.from_numpy(images), torch.from_numpy(draw.standard_normal((count, labels), np.float32)))
 
 
-def tuner(recipe: Recipe = RECIPES["v1"], epochs: int = 3, settings: Settings = Settings()) -> FineTuner:  # noqa: B008
+def tuner(recipe: Recipe = RECIPES["v1"], epochs: int = 3, settings: Settings = Settings()) -> Any:  # noqa: B008
     method = Adversarial(networks(recipe), recipe, settings, CPU)
     return FineTuner(method, data(labels=len(recipe.labels)), epochs, batch_size=8)
 
 
-def run(folder: Path, made: FineTuner | None = None, look=lambda made: {}, every: float = 300.0, **options):
+def run(folder: Path, made: FineTuner | None = None, look=lambda made: {}, every: float = 300.0, **options: Any) -> Any:
     made = made or tuner()
     made.run(folder, options.pop("mark", {"parameters": "1"}), look, every=every, **options)
     return made

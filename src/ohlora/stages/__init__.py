@@ -7,6 +7,7 @@ from typing import Any, Self
 import torch
 from pydantic import BaseModel
 
+from ohlora import distributed
 from ohlora.errors import UserError
 from ohlora.files import lock
 from ohlora.params import Params, fingerprint, load_params
@@ -45,7 +46,8 @@ class Stage:
         self.bf16 = native_bf16(self.device) if precision == "auto" else precision == "bf16"
         if self.params.runtime.threads:
             torch.set_num_threads(self.params.runtime.threads)
-        self._open.enter_context(lock(".locks", self.name))
+        if distributed.rank() == 0:
+            self._open.enter_context(lock(".locks", self.name))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
