@@ -17,10 +17,10 @@ from tiny_gan import CPU, tuner
 
 from ohlora.errors import UserError
 from ohlora.files import ImageZip, write_images
+from ohlora.finetune import networks
 from ohlora.finetune.data import TrainingSet, labelled_ids, load
 from ohlora.finetune.engine import FineTuner
 from ohlora.finetune.methods import Adversarial, Settings, draw_w
-from ohlora.finetune import networks
 from ohlora.finetune.networks import Parent
 from ohlora.finetune.recipes import (
     EVERYTHING,
@@ -372,5 +372,5 @@ def test_bad_parameters_are_one_line_errors() -> None:
     method = tuner().method
     with pytest.raises(UserError, match=r"finetune\.batch_size = 32: more than the 24 images"):
         FineTuner(method, tiny_gan.data(), 1, 32)
-    with pytest.raises(UserError, match=r"finetune\.batch_size = 20"):
+    with pytest.raises(UserError, match=r"finetune\.batch_size = 20: allowed is 1 to 16, or a multiple of 16"):
         FineTuner(method, tiny_gan.data(), 1, 20)
