@@ -116,6 +116,14 @@ def test_a_second_training_is_refused_with_the_pid(tmp_path: Path) -> None:
     run(tmp_path, look=second)
 
 
+@pytest.mark.parametrize("content", [b"", b"PK cut"])
+def test_a_damaged_checkpoint_is_one_line_and_stays(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "checkpoint.pt").write_bytes(content)
+    with pytest.raises(UserError, match=r"checkpoint\.pt: damaged or not a checkpoint; remove it"):
+        run(tmp_path)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == content
+
+
 def test_losses_that_are_not_finite_leave_the_last_checkpoint(tmp_path: Path) -> None:
     def spoil(made: FineTuner) -> dict[str, float]:
         if made.epoch == 2:

@@ -1,5 +1,6 @@
 """What every resumable training shares: one checkpoint file, one process group at a time, postponed interrupts."""
 
+import pickle
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -12,6 +13,7 @@ from torch import nn
 from tqdm import tqdm
 
 from ohlora import distributed
+from ohlora.errors import UserError
 from ohlora.files import atomic, lock
 
 SAVE_EVERY = 300.0  # seconds between checkpoints
@@ -51,10 +53,17 @@ class Checkpoint:
         self._saved = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
-        """The state saved last; None if there is none, or (said in one line) one with another mark."""
+        """The state saved last; None if there is none, or (said in one line) one with another mark.
+
+        Raises:
+            UserError: the file is damaged.
+        """
         if not self.path.exists():
             return None
-        content = torch.load(self.path, map_location=self.device, weights_only=True)
+        try:
+            content = torch.load(self.path, map_location=self.device, weights_only=True)
+        except (RuntimeError, EOFError, pickle.UnpicklingError):
+            raise UserError(f"{self.path}: damaged or not a checkpoint; remove it to start afresh") from None
         if content["mark"] == self.mark:
             return content["state"]
         tqdm.write(f"{self.path}: of other {self._difference(content['mark'])}, not used; the training starts afresh")
