@@ -71,7 +71,7 @@ class FineTuner:
         group = min(16, batch_size // processes)  # of the minibatch deviation
         if batch_size < 1 or batch_size % processes or group == 0 or batch_size // processes % group:
             raise UserError(
-                f"finetune.batch_size = {batch_size}: allowed for {processes} processes is 1 to 16 for each"
+                f"finetune.batch_size = {batch_size}: allowed is 1 to 16, or a multiple of 16, for each of {processes} processes"
             )
         if len(data) < batch_size:
             raise UserError(f"finetune.batch_size = {batch_size}: more than the {len(data)} images there are")
