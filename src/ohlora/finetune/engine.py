@@ -70,9 +70,8 @@ class FineTuner:
             raise UserError(f"finetune.{name}.epochs = {epochs}: allowed is 1 and more")
         group = min(16, batch_size // processes)  # of the minibatch deviation
         if batch_size < 1 or batch_size % processes or group == 0 or batch_size // processes % group:
-            raise UserError(
-                f"finetune.batch_size = {batch_size}: allowed is 1 to 16, or a multiple of 16, for each of {processes} processes"
-            )
+            allowed = f"1 to 16, or a multiple of 16, for each of {processes} processes"
+            raise UserError(f"finetune.batch_size = {batch_size}: allowed is {allowed}")
         if len(data) < batch_size:
             raise UserError(f"finetune.batch_size = {batch_size}: more than the {len(data)} images there are")
         self.method, self.data, self.batch_size = method, data.to(method.device), batch_size
