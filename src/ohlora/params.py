@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML, YAMLError
 
-from ohlora.errors import UserError
+from ohlora.errors import UserError, one_line
 
 
 class Section(BaseModel):
@@ -229,7 +229,7 @@ def load_params(path: str | Path = "params.yaml") -> Params:
         content = YAML(typ="safe").load(Path(path).read_text(encoding="utf-8"))
     except UnicodeDecodeError:
         raise UserError(f"{path}: not UTF-8 text") from None
-    except YAMLError as error:
+    except (YAMLError, ValueError, KeyError, RecursionError) as error:  # the last three for values such as !!int abc
         raise UserError(f"{path}: {_yaml_problem(error)}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: no parameters in it; needed are {', '.join(Params.model_fields)}")
@@ -245,16 +245,16 @@ def fingerprint(params: BaseModel | dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def _yaml_problem(error: YAMLError) -> str:
+def _yaml_problem(error: Exception) -> str:
     mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
     place = f"line {mark.line + 1}: " if mark else ""
-    return f"{place}not valid YAML ({problem or str(error).splitlines()[0]})"
+    return f"{place}not valid YAML ({problem or one_line(error)})"
 
 
 def _problem(error: ErrorDetails) -> str:
     loc, kind = error["loc"], error["type"]
     name = ".".join(str(part) for part in loc)
-    if kind == "extra_forbidden":
+    if kind in ("extra_forbidden", "invalid_key"):  # keys that are no text: 1, null
         return f"{name} is unknown; known are {', '.join(_section(loc[:-1]).model_fields)}"
     if kind == "value_error" and not loc:
         return error["msg"].removeprefix("Value error, ")
