@@ -287,5 +287,5 @@ def test_without_bank_and_anny_the_message_says_what_to_install(tmp_path: Path, 
     with pytest.raises(UserError, match=r"pip install 'ohlora\[faces\]'"):
         load_bank(tmp_path / "none.npz")
     (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04")
-    with pytest.raises(UserError, match=r"broken\.npz: damaged"):
+    with pytest.raises(UserError, match=r"broken\.npz: truncated, damaged"):
         load_bank(tmp_path / "broken.npz")
