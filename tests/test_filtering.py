@@ -1,5 +1,6 @@
 """Labels, filter networks and the table of kept images."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import pytest
 import torch
 
 from ohlora.errors import UserError
-from ohlora.files import write_csv
+from ohlora.files import load_tensors, save_tensors, write_csv
 from ohlora.filtering import (
+    Ensemble,
     classification_metrics,
     extremes,
     filter_table,
@@ -21,6 +23,7 @@ from ohlora.filtering import (
     train_ensemble,
 )
 from ohlora.labels import complete, kept_ids, read_human, read_labels
+from ohlora.networks.cnn import GenderCNN
 from ohlora.training import Schedule
 
 CPU = torch.device("cpu")
@@ -144,6 +147,29 @@ def test_ensemble_learns_keeps_its_best_epoch_and_survives_its_file(tmp_path: Pa
     assert np.array_equal(predict(loaded, images, CPU), predict(ensemble, images, CPU))
     with pytest.raises(UserError, match="networks for quality, needed is gender"):
         load_ensemble(tmp_path / "q.safetensors", "gender")
+
+
+@pytest.mark.parametrize(
+    ("change", "config", "message"),
+    [
+        ({"members.0.fc1.0.bias": torch.ones(3)}, {}, r"members\.0\.fc1\.0\.bias expected \(\d+,\), found \(3,\)"),
+        ({"members.0.fc1.0.bias": torch.full((128,), torch.nan)}, {}, r"members\.0\.fc1\.0\.bias has values that"),
+        ({}, {"folds": 3}, r"members\.2\.\S+ expected \(\d.*\), found None"),
+        ({}, {"folds": "x"}, "weights of another network"),
+        ({}, {"resolution": None}, "weights of another network"),
+    ],
+)
+def test_foreign_filter_networks_are_named(
+    tmp_path: Path, change: dict[str, torch.Tensor], config: dict[str, object], message: str
+) -> None:
+    path = tmp_path / "g.safetensors"
+    save_ensemble(path, Ensemble(GenderCNN(resolution=64) for _ in range(2)), "gender", 64)
+    tensors, metadata = load_tensors(path)
+    described = json.dumps(json.loads(metadata["config"]) | config)
+    save_tensors(path, tensors | change, metadata | {"config": described})
+    with pytest.raises(UserError, match=rf"g\.safetensors: .*{message}") as caught:
+        load_ensemble(path, "gender")
+    assert "\n" not in str(caught.value)
 
 
 def test_votes_do_not_depend_on_the_batch_size() -> None:

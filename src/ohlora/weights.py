@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ohlora.errors import UserError
+from ohlora.errors import UserError, one_line
 from ohlora.files import PathLike, damage, load_tensors, read_json
 from ohlora.networks.cnn import Network, PropertyCNN, rebuild
 from ohlora.networks.regressor import AttributeNet
@@ -139,8 +139,14 @@ def _build(name: str, state: dict[str, Tensor], build: Callable[[dict[str, Tenso
         return rebuild(lambda _: build(state), _finite(name, state), resolution=0)
     except UserError as error:
         message = str(error)
-    except (KeyError, ValueError, IndexError) as error:
-        message = f"weights of another network: {error.args[0] if error.args else error}"
+    except (
+        ArithmeticError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:  # odd shapes, odd config
+        message = f"weights of another network: {one_line(error)}"
     raise UserError(message if message.startswith(name) else f"{name}: {message}")
 
 
