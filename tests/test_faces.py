@@ -264,7 +264,7 @@ def test_a_data_set_does_not_depend_on_processes_or_interruptions(
     files[0].unlink()
     dataset.render_dataset(tmp_path, 3, 11, SIZE, processes=1)
     assert [file.read_bytes() for file in files] == first
-    with ImageZip(files[0]) as images, ImageZip(files[1]) as maps:
+    with ImageZip(files[0]) as images, ImageZip(files[1], "L") as maps:
         for index in range(3):
             np.testing.assert_array_equal(images.read(index), people[index].image)
             np.testing.assert_array_equal(maps.read(index), people[index].classes)

@@ -159,9 +159,18 @@ def test_same_images_give_the_same_bytes(tmp_path: Path, archive: Path) -> None:
     assert archive.read_bytes() == (tmp_path / "again.zip").read_bytes()
 
 
-def test_grey_images_stay_grey(tmp_path: Path) -> None:
+def test_maps_stay_grey_and_pictures_become_rgb(tmp_path: Path, archive: Path) -> None:
     write_images(tmp_path / "maps.zip", [5], [IMAGES[0, :, :, 0]])
-    assert np.array_equal(ImageZip(tmp_path / "maps.zip").read(5), IMAGES[0, :, :, 0])
+    assert np.array_equal(ImageZip(tmp_path / "maps.zip", "L").read(5), IMAGES[0, :, :, 0])
+    assert ImageZip(tmp_path / "maps.zip").tensor([5]).shape == (1, 3, 8, 6)
+    with pytest.raises(UserError, match=r"images\.zip: 000003\.png has the mode RGB, allowed is L"):
+        ImageZip(archive, "L").read(3)
+
+
+def test_empty_zip_is_named(tmp_path: Path) -> None:
+    write_images(tmp_path / "none.zip", [], [])
+    with pytest.raises(UserError, match=r"none\.zip: no image in it"):
+        ImageZip(tmp_path / "none.zip")
 
 
 def test_truncated_zip_is_named(archive: Path) -> None:

@@ -86,16 +86,37 @@ def test_human_labels_come_before_the_annotators(tmp_path: Path) -> None:
     assert gender["value"].tolist() == [0, 1, 0, 0]
     assert gender["source"].tolist() == ["annotator", "annotator", "human", "annotator"]
     write_csv(tmp_path / "labels.csv", labels)
-    wide = read_labels(tmp_path / "labels.csv")
+    wide = read_labels(tmp_path / "labels.csv", ids)
     assert wide["gender"].tolist() == [0, 1, 0, 0]
     assert wide["quality_source"].tolist() == ["annotator"] * 4
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("", "no label in it"),
+        ("9,gender,1,human\n9,quality,1,human\n", "line 2: id is 9, allowed is the id of an image"),
+    ],
+)
+def test_labels_of_nothing_are_named(tmp_path: Path, rows: str, message: str) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text("id,attribute,value,source\n" + rows)
+    with pytest.raises(UserError, match=rf"labels\.csv.*{message}"):
+        read_labels(path, np.arange(9))
+
+
+@pytest.mark.parametrize(("kept", "message"), [(0, "no image is kept; lower filter"), (7, "line 2: kept is 7")])
+def test_table_that_keeps_nothing_is_named(tmp_path: Path, kept: int, message: str) -> None:
+    (tmp_path / "filter.csv").write_text(f"id,kept\n3,{kept}\n")
+    with pytest.raises(UserError, match=rf"filter\.csv.*{message}"):
+        kept_ids(tmp_path / "filter.csv")
 
 
 def test_missing_label_is_named(tmp_path: Path) -> None:
     path = tmp_path / "labels.csv"
     path.write_text("id,attribute,value,source\n0,gender,1,human\n0,quality,1,human\n1,gender,0,human\n")
     with pytest.raises(UserError, match="id 1 has no label for quality"):
-        read_labels(path)
+        read_labels(path, np.arange(9))
 
 
 # ---------------------------------------------------------------- networks

@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -326,18 +326,24 @@ def encode_image(image: np.ndarray, kind: str = "png") -> bytes:
 class ImageZip:
     """A set of images in one zip, read by id.
 
+    Args:
+        path: the zip.
+        mode: "RGB" for pictures, grey ones are made so; "L" for maps of classes, which must be stored grey.
+
     Attributes:
-        ids: int64 (N,), ascending.
+        ids: int64 (N,), ascending, at least one.
 
     Raises:
-        UserError: the file is no zip, a member's name is no id, a member is missing or damaged.
+        UserError: the file is no zip, a member's name is no id, a member is missing, damaged or no map.
     """
 
-    def __init__(self, path: PathLike) -> None:
-        self.path = Path(path)
+    def __init__(self, path: PathLike, mode: Literal["RGB", "L"] = "RGB") -> None:
+        self.path, self.mode = Path(path), mode
         with damage(path, "a zip file"):
             self._archive = zipfile.ZipFile(self.path)
         self._members = {self._id(name): name for name in self._archive.namelist()}
+        if not self._members:
+            raise UserError(f"{path}: no image in it")
         self.ids = np.array(sorted(self._members), dtype=np.int64)
 
     def _id(self, name: str) -> int:
@@ -350,12 +356,16 @@ class ImageZip:
         return len(self.ids)
 
     def read(self, id_: int) -> np.ndarray:
-        """The image as uint8 (H, W, 3) RGB, or (H, W) if it is stored grey."""
+        """The image as uint8 (H, W, 3) RGB, or (H, W) of a map."""
         name = self._members.get(int(id_))
         if name is None:
             raise UserError(f"{self.path}: no image with id {id_}")
         with damage(f"{self.path}: {name}", "an image"), Image.open(io.BytesIO(self._archive.read(name))) as image:
-            return np.asarray(image if image.mode == "L" else image.convert("RGB"))
+            if self.mode == "L" and image.mode != "L":
+                raise UserError(
+                    f"{self.path}: {name} has the mode {image.mode}, allowed is L (grey, one class a pixel)"
+                )
+            return np.asarray(image.convert(self.mode))
 
     def batches(self, ids: Sequence[int] | np.ndarray, size: int) -> Iterator[np.ndarray]:
         """uint8 (n, H, W, 3) or (n, H, W) for the ids in this order, n at most `size`."""

@@ -210,11 +210,8 @@ def filter_table(
         Columns id, then for each attribute its score (4 digits) and source, kept (0 or 1) and reason (empty if kept).
 
     Raises:
-        UserError: no image is kept, or a label belongs to no image.
+        UserError: no image is kept.
     """
-    unknown = np.setdiff1d(labels.index, ids)
-    if unknown.size:
-        raise UserError(f"labels: id {unknown[0]} belongs to no image")
     table = pd.DataFrame({"id": ids})
     labelled = table["id"].isin(labels.index).to_numpy()
     reasons = np.full(len(ids), "", dtype=object)
