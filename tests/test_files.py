@@ -216,6 +216,23 @@ def test_arrays_come_back_and_damage_is_named(tmp_path: Path) -> None:
         load_npz(path, "z")
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scores": np.ones((3, 2))}, r"array scores has shape \(3, 2\), which does not fit"),
+        ({"w": np.ones(4)}, r"array w has shape \(4,\)"),
+        ({"w": np.full((4, 8), np.inf)}, "array w has values that are not finite"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_named(tmp_path: Path, changes: dict[str, np.ndarray], message: str) -> None:
+    arrays = {"w": np.ones((4, 8)), "scores": np.ones((4, 2)), "names": np.array(["a", "b"])}
+    save_npz(tmp_path / "a.npz", **arrays)
+    assert load_npz(tmp_path / "a.npz", w="nd", scores="np", names="p").keys() == arrays.keys()
+    save_npz(tmp_path / "a.npz", **arrays | changes)
+    with pytest.raises(UserError, match=rf"a\.npz: {message}"):
+        load_npz(tmp_path / "a.npz", w="nd", scores="np", names="p")
+
+
 def test_pickled_arrays_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "p.npz", z=np.array([{}], dtype=object))
     with pytest.raises(UserError, match=r"p\.npz"):

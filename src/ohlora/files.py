@@ -251,13 +251,33 @@ def save_npz(path: PathLike, **arrays: np.ndarray) -> None:
         np.savez(temporary, **arrays)  # type: ignore[arg-type]
 
 
-def load_npz(path: PathLike, *names: str) -> dict[str, np.ndarray]:
-    """Reads arrays by name (all if none is named), never pickles. Raises UserError if damaged or one is missing."""
+def load_npz(path: PathLike, *names: str, **axes: str) -> dict[str, np.ndarray]:
+    """Reads arrays, never pickles.
+
+    Args:
+        path: the file.
+        names: arrays taken as they are; all if none is named here or in `axes`.
+        axes: arrays that are checked, with a letter for each axis: axes of one letter, of all arrays, are equally long,
+            and numbers are finite. So z="nd", w="nd" are two tables of one shape.
+
+    Raises:
+        UserError: damaged, an array is missing, or one fails the check.
+    """
+    wanted = [*names, *axes]
     with damage(path, "an npz file of plain arrays"), np.load(path, allow_pickle=False) as archive:
-        absent = [name for name in names if name not in archive.files]
+        absent = [name for name in wanted if name not in archive.files]
         if absent:
             raise UserError(f"{path}: no array {', '.join(absent)}")
-        return {name: archive[name] for name in names or archive.files}
+        arrays = {name: archive[name] for name in wanted or archive.files}
+    lengths: dict[str, int] = {}
+    for name, letters in axes.items():
+        shape, kind = arrays[name].shape, arrays[name].dtype.kind
+        known = tuple(lengths.setdefault(letter, length) for letter, length in zip(letters, shape, strict=False))
+        if len(shape) != len(letters) or known != shape:
+            raise UserError(f"{path}: array {name} has shape {shape}, which does not fit the other arrays")
+        if kind == "f" and not np.isfinite(arrays[name]).all():
+            raise UserError(f"{path}: array {name} has values that are not finite")
+    return arrays
 
 
 def save_tensors(path: PathLike, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
