@@ -138,7 +138,7 @@ def test_narrow_below_256_pixels():
 
 
 def test_images_of_another_size_are_refused():
-    with pytest.raises(ValueError, match="64x64 expected"):
+    with pytest.raises(UserError, match="64x64 pixels cannot read"):
         network("glass", 64)(torch.zeros(1, 3, 32, 32))
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import pandas as pd
 import pytest
 import torch
 
-from ohlora.errors import UserError
+from ohlora.errors import UserError, one_line
 from ohlora.files import (
     ImageZip,
     atomic,
@@ -120,6 +121,11 @@ def test_table_comes_back_to_the_last_bit(tmp_path: Path) -> None:
         (b"id,x\n1,inf\n", "line 2: x is 'inf'"),
         (b"id,x\n1.5,2\n", "line 2: id is '1.5', allowed is a whole number"),
         (b"id,x\n1,2,3\n", "line 2: 3 cells, the header has 2"),
+        (b"id,x\n1_0,2\n", "line 2: id is '1_0', allowed is a whole number"),
+        (b"id,x\n99999999999999999999,2\n", "line 2: id is '99999999999999999999'"),
+        (b"id,x,id\n1,2,3\n", "line 1: more than one column id"),
+        (b'id,x\n1,2\n2,"3', "line 3: not a row of a CSV table (unexpected end of data)"),
+        (b'id,x\n"1\n",2\n2,a\n', "line 4: x is 'a'"),
         ("id,x\n1,2\n2,é\n".encode("latin-1"), "line 3: not UTF-8"),
     ],
 )
@@ -153,9 +159,18 @@ def test_same_images_give_the_same_bytes(tmp_path: Path, archive: Path) -> None:
     assert archive.read_bytes() == (tmp_path / "again.zip").read_bytes()
 
 
-def test_grey_images_stay_grey(tmp_path: Path) -> None:
+def test_maps_stay_grey_and_pictures_become_rgb(tmp_path: Path, archive: Path) -> None:
     write_images(tmp_path / "maps.zip", [5], [IMAGES[0, :, :, 0]])
-    assert np.array_equal(ImageZip(tmp_path / "maps.zip").read(5), IMAGES[0, :, :, 0])
+    assert np.array_equal(ImageZip(tmp_path / "maps.zip", "L").read(5), IMAGES[0, :, :, 0])
+    assert ImageZip(tmp_path / "maps.zip").tensor([5]).shape == (1, 3, 8, 6)
+    with pytest.raises(UserError, match=r"images\.zip: 000003\.png has the mode RGB, allowed is L"):
+        ImageZip(archive, "L").read(3)
+
+
+def test_empty_zip_is_named(tmp_path: Path) -> None:
+    write_images(tmp_path / "none.zip", [], [])
+    with pytest.raises(UserError, match=r"none\.zip: no image in it"):
+        ImageZip(tmp_path / "none.zip")
 
 
 def test_truncated_zip_is_named(archive: Path) -> None:
@@ -169,7 +184,7 @@ def test_damaged_image_is_named(archive: Path) -> None:
     start = content.find(b"IDAT", content.find(b"000003.png"))
     content[start + 8] ^= 0xFF
     archive.write_bytes(content)
-    with ImageZip(archive) as images, pytest.raises(UserError, match=r"images\.zip: image 000003\.png is"):
+    with ImageZip(archive) as images, pytest.raises(UserError, match=r"images\.zip: 000003\.png: truncated"):
         images.read(3)
 
 
@@ -177,7 +192,7 @@ def test_truncated_image_in_a_sound_zip_is_named(tmp_path: Path, archive: Path) 
     path = tmp_path / "short.zip"
     with zipfile.ZipFile(archive) as source, zipfile.ZipFile(path, "w") as target:
         target.writestr("000003.png", source.read("000003.png")[:60])
-    with ImageZip(path) as images, pytest.raises(UserError, match=r"short\.zip: image 000003\.png"):
+    with ImageZip(path) as images, pytest.raises(UserError, match=r"short\.zip: 000003\.png"):
         images.read(3)
 
 
@@ -197,8 +212,25 @@ def test_arrays_come_back_and_damage_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no array w"):
         load_npz(path, "w")
     path.write_bytes(path.read_bytes()[:-30])
-    with pytest.raises(UserError, match=r"a\.npz: damaged"):
+    with pytest.raises(UserError, match=r"a\.npz: truncated, damaged or not an npz"):
         load_npz(path, "z")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scores": np.ones((3, 2))}, r"array scores has shape \(3, 2\), which does not fit"),
+        ({"w": np.ones(4)}, r"array w has shape \(4,\)"),
+        ({"w": np.full((4, 8), np.inf)}, "array w has values that are not finite"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_named(tmp_path: Path, changes: dict[str, np.ndarray], message: str) -> None:
+    arrays = {"w": np.ones((4, 8)), "scores": np.ones((4, 2)), "names": np.array(["a", "b"])}
+    save_npz(tmp_path / "a.npz", **arrays)
+    assert load_npz(tmp_path / "a.npz", w="nd", scores="np", names="p").keys() == arrays.keys()
+    save_npz(tmp_path / "a.npz", **arrays | changes)
+    with pytest.raises(UserError, match=rf"a\.npz: {message}"):
+        load_npz(tmp_path / "a.npz", w="nd", scores="np", names="p")
 
 
 def test_pickled_arrays_are_refused(tmp_path: Path) -> None:
@@ -214,7 +246,7 @@ def test_weights_come_back_and_damage_is_named(tmp_path: Path) -> None:
     assert torch.equal(tensors["a"], torch.arange(6.0).view(2, 3).T)
     assert metadata == {"architecture": "x"}
     path.write_bytes(path.read_bytes()[:-4])
-    with pytest.raises(UserError, match=r"w\.safetensors: damaged"):
+    with pytest.raises(UserError, match=r"w\.safetensors: truncated, damaged or not a safetensors"):
         load_tensors(path)
     with pytest.raises(FileNotFoundError):
         load_tensors(tmp_path / "none.safetensors")
@@ -231,7 +263,55 @@ def test_same_weights_give_the_same_bytes(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
 def test_full_disk_is_an_os_error(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="No space"), atomic(tmp_path / "x") as temporary:
+    with pytest.raises(OSError, match="No space") as caught, atomic(tmp_path / "x") as temporary:
         temporary.symlink_to("/dev/full")
         temporary.write_text("x" * 10_000)
+    assert one_line(caught.value) == f"{tmp_path / 'x'}: No space left on device"
     assert not list(tmp_path.iterdir())
+
+
+def test_failed_open_names_the_final_file(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError) as caught, atomic(tmp_path / "x") as temporary:
+        temporary.mkdir()
+        try:
+            temporary.write_text("x")
+        finally:
+            temporary.rmdir()
+    assert caught.value.filename == str(tmp_path / "x")
+
+
+def _read_all(path: Path) -> None:
+    with ImageZip(path) as images:
+        images.tensor(images.ids)
+
+
+READERS: dict[str, Callable[[Path], object]] = {
+    "images.zip": _read_all,
+    "a.npz": load_npz,
+    "w.safetensors": load_tensors,
+    "m.json": read_json,
+    "t.csv": lambda path: read_csv(path, {"id": int, "x": float}),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_random_damage_gives_a_line_with_the_file_or_nothing_worse_than_other_values(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    write_images(tmp_path / "images.zip", IDS, IMAGES)
+    save_npz(tmp_path / "a.npz", z=IMAGES, ids=np.array(IDS))
+    save_tensors(tmp_path / "w.safetensors", {"a": torch.eye(3)}, {"architecture": "x"})
+    write_json(tmp_path / "m.json", {"a": {"b": 1.5}})
+    write_csv(tmp_path / "t.csv", pd.DataFrame({"id": IDS, "x": 0.5}))
+    sound, rng, refused = path.read_bytes(), np.random.default_rng(0), 0
+    for _ in range(300):
+        content, place = bytearray(sound), int(rng.integers(len(sound)))
+        length = int(rng.integers(1, 20))
+        content[place : place + length] = rng.bytes(int(rng.integers(20)))
+        path.write_bytes(content if rng.random() < 0.7 else content[:place])
+        try:
+            READERS[name](path)
+        except UserError as error:
+            assert str(error).startswith(str(path))
+            assert "\n" not in str(error)
+            refused += 1
+    assert refused > 200

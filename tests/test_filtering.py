@@ -1,5 +1,6 @@
 """Labels, filter networks and the table of kept images."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import pytest
 import torch
 
 from ohlora.errors import UserError
-from ohlora.files import write_csv
+from ohlora.files import load_tensors, save_tensors, write_csv
 from ohlora.filtering import (
+    Ensemble,
     classification_metrics,
     extremes,
     filter_table,
@@ -22,6 +24,7 @@ from ohlora.filtering import (
     train_ensemble,
 )
 from ohlora.labels import complete, kept_ids, read_human, read_labels
+from ohlora.networks.cnn import GenderCNN
 from ohlora.training import Schedule
 
 CPU = torch.device("cpu")
@@ -85,16 +88,37 @@ def test_human_labels_come_before_the_annotators(tmp_path: Path) -> None:
     assert gender["value"].tolist() == [0, 1, 0, 0]
     assert gender["source"].tolist() == ["annotator", "annotator", "human", "annotator"]
     write_csv(tmp_path / "labels.csv", labels)
-    wide = read_labels(tmp_path / "labels.csv")
+    wide = read_labels(tmp_path / "labels.csv", ids)
     assert wide["gender"].tolist() == [0, 1, 0, 0]
     assert wide["quality_source"].tolist() == ["annotator"] * 4
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("", "no label in it"),
+        ("9,gender,1,human\n9,quality,1,human\n", "line 2: id is 9, allowed is the id of an image"),
+    ],
+)
+def test_labels_of_nothing_are_named(tmp_path: Path, rows: str, message: str) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text("id,attribute,value,source\n" + rows)
+    with pytest.raises(UserError, match=rf"labels\.csv.*{message}"):
+        read_labels(path, np.arange(9))
+
+
+@pytest.mark.parametrize(("kept", "message"), [(0, "no image is kept; lower filter"), (7, "line 2: kept is 7")])
+def test_table_that_keeps_nothing_is_named(tmp_path: Path, kept: int, message: str) -> None:
+    (tmp_path / "filter.csv").write_text(f"id,kept\n3,{kept}\n")
+    with pytest.raises(UserError, match=rf"filter\.csv.*{message}"):
+        kept_ids(tmp_path / "filter.csv")
 
 
 def test_missing_label_is_named(tmp_path: Path) -> None:
     path = tmp_path / "labels.csv"
     path.write_text("id,attribute,value,source\n0,gender,1,human\n0,quality,1,human\n1,gender,0,human\n")
     with pytest.raises(UserError, match="id 1 has no label for quality"):
-        read_labels(path)
+        read_labels(path, np.arange(9))
 
 
 # ---------------------------------------------------------------- networks
@@ -148,6 +172,29 @@ def test_ensemble_learns_keeps_its_best_epoch_and_survives_its_file(tmp_path: Pa
     assert np.array_equal(predict(loaded, images, CPU), predict(ensemble, images, CPU))
     with pytest.raises(UserError, match="networks for quality, needed is gender"):
         load_ensemble(tmp_path / "q.safetensors", "gender")
+
+
+@pytest.mark.parametrize(
+    ("change", "config", "message"),
+    [
+        ({"members.0.fc1.0.bias": torch.ones(3)}, {}, r"members\.0\.fc1\.0\.bias expected \(\d+,\), found \(3,\)"),
+        ({"members.0.fc1.0.bias": torch.full((128,), torch.nan)}, {}, r"members\.0\.fc1\.0\.bias has values that"),
+        ({}, {"folds": 3}, r"members\.2\.\S+ expected \(\d.*\), found None"),
+        ({}, {"folds": "x"}, "weights of another network"),
+        ({}, {"resolution": None}, "weights of another network"),
+    ],
+)
+def test_foreign_filter_networks_are_named(
+    tmp_path: Path, change: dict[str, torch.Tensor], config: dict[str, object], message: str
+) -> None:
+    path = tmp_path / "g.safetensors"
+    save_ensemble(path, Ensemble(GenderCNN(resolution=64) for _ in range(2)), "gender", 64)
+    tensors, metadata = load_tensors(path)
+    described = json.dumps(json.loads(metadata["config"]) | config)
+    save_tensors(path, tensors | change, metadata | {"config": described})
+    with pytest.raises(UserError, match=rf"g\.safetensors: .*{message}") as caught:
+        load_ensemble(path, "gender")
+    assert "\n" not in str(caught.value)
 
 
 def test_votes_do_not_depend_on_the_batch_size() -> None:

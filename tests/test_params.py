@@ -93,9 +93,30 @@ def test_unknown_key_is_refused_and_the_known_ones_are_named(write_params: Write
     assert f"{name} is unknown; known are " in message
 
 
+@pytest.mark.parametrize("key", ["1", "null", "2001-01-01", "[a]"])
+def test_key_that_is_no_text_is_refused(write_params: WriteParams, key: str) -> None:
+    path = write_params({})
+    path.write_text(path.read_text() + f"\n? {key}\n: 2\n")
+    assert " is unknown; known are k_percent, " in refusal(path)
+
+
 @pytest.mark.parametrize(
     "text",
-    ["a: [1", "k_percent: 1\nk_percent: 2", "", "- 1", "\ta: 1", "a: b: c", "&a [*a]", "!!python/object:os.system x"],
+    [
+        "a: [1",
+        "k_percent: 1\nk_percent: 2",
+        "",
+        "- 1",
+        "\ta: 1",
+        "a: b: c",
+        "&a [*a]",
+        "!!python/object:os.system x",
+        "k_percent: !!int abc",
+        "k_percent: !!bool maybe",
+        "seed: " + "9" * 5000,
+        "report: 2001-99-99",
+        "[" * 3000,
+    ],
 )
 def test_broken_yaml_is_one_line(tmp_path: Path, text: str) -> None:
     path = tmp_path / "params.yaml"

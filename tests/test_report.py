@@ -20,7 +20,7 @@ from ruamel.yaml import YAML
 from ohlora.errors import UserError
 from ohlora.files import load_npz, save_npz
 from ohlora.properties import PROPERTY_NAMES
-from ohlora.report import Table, finite, flatten, summarise, text_of, to_markdown
+from ohlora.report import Picture, Table, data_uri, finite, flatten, summarise, text_of, to_markdown
 from ohlora.rng import standard_normal, stream
 from ohlora.sampling import sample
 from ohlora.stages import report, test_vectors, vectors
@@ -196,6 +196,23 @@ def test_damaged_samples_are_one_line(workspace: Path) -> None:
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(UserError, match=r"samples.npz"):
         vectors.run()
+
+
+def test_vectors_of_another_space_are_one_line(workspace: Path) -> None:
+    sample_stage.run()
+    vectors.run()
+    found = load_npz("models/vectors/vectors.npz")
+    save_npz("models/vectors/vectors.npz", **found | {"vectors": found["vectors"][..., :5]})
+    with pytest.raises(UserError, match=r"vectors of 5 numbers, latents of \d+: find the vectors again"):
+        test_vectors.run()
+
+
+def test_damaged_picture_is_named_in_the_report(done: Path) -> None:
+    for kind, photo in (("sample", False), ("test_vectors/best", True)):
+        damaged = done / "damaged.png"
+        damaged.write_bytes((done / f"plots/{kind}.png").read_bytes()[:3000])
+        with pytest.raises(UserError, match=r"damaged\.png: truncated"):
+            data_uri(Picture(damaged, "", photo))
 
 
 def test_vectors_without_their_groups_are_one_line(workspace: Path) -> None:

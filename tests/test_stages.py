@@ -143,7 +143,7 @@ def test_ids_travel_through_all_tables() -> None:
     assert not labels.duplicated(["id", "attribute"]).any()
     detections = pd.read_csv(DETECTIONS)
     found = detections.loc[detections["found"] == 1, "id"]
-    assert np.array_equal(ImageZip(MAPS).ids, found)
+    assert np.array_equal(ImageZip(MAPS, "L").ids, found)
     assert np.array_equal(pd.read_csv(SCORES_V2)["id"], found)
     assert np.array_equal(pd.read_csv(SCORES_CNN)["id"], detections["id"])
     assert detections.loc[detections["found"] == 0, "reason"].notna().all()
@@ -270,8 +270,8 @@ def test_bad_human_label_is_named(row: str, parts: list[str]) -> None:
 def test_labels_of_images_that_do_not_exist_are_named() -> None:
     with Path(LABELS).open("a") as file:
         file.write("77,gender,1,human\n77,quality,1,human\n")
-    refused("train_filter", IMAGES, "id 77")
-    refused("filter", "id 77")
+    refused("train_filter", f"{LABELS}, line", "id is 77, allowed is the id of an image")
+    refused("filter", f"{LABELS}, line", "id is 77")
 
 
 @pytest.mark.usefixtures("world")

@@ -1,5 +1,6 @@
 """Sampling and the search for vectors, in a world whose directions are known."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -99,6 +100,14 @@ def test_nan_never_enters_a_ranking() -> None:
     rest = np.setdiff1d(np.flatnonzero(np.isfinite(values)), np.concatenate([low, high]))
     assert values[low].max() < values[rest].min()
     assert values[rest].max() < values[high].min()
+
+
+@pytest.mark.parametrize("test_fraction", [0.05, 0.5])
+def test_smallest_classes_are_split_whatever_the_share_held_back(test_fraction: float) -> None:
+    low, high = np.split(stream(0, "test").standard_normal((2 * MIN_EXTREMES, 8)), 2)
+    vector, accuracy = fit_direction(low - 2, high + 2, replace(SVM, test_fraction=test_fraction))
+    assert np.linalg.norm(vector) == pytest.approx(1)
+    assert accuracy == 1.0
 
 
 @pytest.mark.parametrize("count", [10, 11, 37, 100])

@@ -146,6 +146,9 @@ def run_cases(readers: Readers, directions: Directions, z: np.ndarray, weights: 
     """
     names = directions.properties.tolist()
     w = map_latents(readers.generator, z, readers.device)
+    found, needed = directions.vectors.shape[-1], w.shape[1]
+    if found != needed:
+        raise UserError(f"vectors of {found} numbers, latents of {needed}: find the vectors again (stage vectors)")
     own, _ = read_images(readers, w, [])
     groups = assign_groups(own[:, columns(directions.grouping)], directions.medians)
     if (groups < 0).any():

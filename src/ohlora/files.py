@@ -11,17 +11,17 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image, UnidentifiedImageError
-from safetensors import SafetensorError, safe_open
+from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ohlora.errors import UserError
+from ohlora.errors import UserError, one_line
 
 PathLike = str | os.PathLike[str]
 
@@ -40,12 +40,47 @@ def atomic(path: PathLike) -> Iterator[Path]:
     _remove_orphans(final)
     temporary = final.with_name(f".{final.stem}.{os.getpid()}.tmp{final.suffix}")
     try:
-        yield temporary
-        _fsync(temporary)
-        temporary.replace(final)
-        _fsync(final.parent)
+        with _named(final, temporary):
+            yield temporary
+            _fsync(temporary)
+            temporary.replace(final)
+            _fsync(final.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _named(final: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Errors of the system name the final file: a failed write names none (full disk), a failed open the other."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename not in (None, str(temporary)):
+            raise
+        reason = error.strerror or one_line(error) or "cannot be written"
+        raise OSError(error.errno or errno.EIO, reason, str(final)) from None
+
+
+@contextmanager
+def damage(path: PathLike, kind: str) -> Iterator[None]:
+    """Turns what a reader raises over a damaged file, and that may be anything, into a UserError.
+
+    Args:
+        path: the file, for the message.
+        kind: what it should be, such as "a zip file".
+
+    Raises:
+        UserError: one line with the file, what it should be and the reader's reason.
+        OSError: the file is not there or must not be read.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.filename:
+            raise
+        raise UserError(f"{path}: truncated, damaged or not {kind} ({one_line(error)[:150]})") from None
 
 
 def _fsync(path: Path) -> None:
@@ -115,11 +150,9 @@ def _plain(value: Any) -> Any:
 
 
 def read_json(path: PathLike) -> Any:
-    """Reads a JSON file. Raises UserError if it is missing or damaged."""
-    try:
+    """Reads a JSON file. Raises UserError if it is damaged."""
+    with damage(path, "a JSON file"):
         return json.loads(_text(path))
-    except ValueError as error:
-        raise UserError(f"{path}: not a JSON file ({error})") from None
 
 
 def _text(path: PathLike) -> str:
@@ -156,12 +189,13 @@ def read_csv(
     Raises:
         UserError: names the file, the line and what is allowed.
     """
-    rows = list(csv.reader(io.StringIO(_text(path), newline="")))
-    header = [name.strip() for name in rows[0]] if rows else []
-    absent = [name for name in columns if name not in header]
-    if absent:
-        raise UserError(f"{path}, line 1: no column {', '.join(absent)}; needed are {', '.join(columns)}")
-    body = [(line, row) for line, row in enumerate(rows[1:], start=2) if row]
+    rows = _rows(path)
+    header = [name.strip() for name in rows[0][1]] if rows else []
+    for fault, count in (("no", 0), ("more than one", 2)):
+        faulty = [name for name in columns if min(header.count(name), 2) == count]
+        if faulty:
+            raise UserError(f"{path}, line 1: {fault} column {', '.join(faulty)}; needed are {', '.join(columns)}")
+    body = rows[1:]
     for line, row in body:
         if len(row) != len(header):
             raise UserError(f"{path}, line {line}: {len(row)} cells, the header has {len(header)}")
@@ -174,15 +208,26 @@ def read_csv(
     return table
 
 
+def _rows(path: PathLike) -> list[tuple[int, list[str]]]:
+    """The rows that are not empty, each with the number of its (last) line."""
+    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
+    try:
+        return [(reader.line_num, row) for row in reader if row]
+    except csv.Error as error:
+        raise UserError(f"{path}, line {reader.line_num}: not a row of a CSV table ({error})") from None
+
+
 def _cell(path: PathLike, line: int, name: str, text: str, kind: type, missing: bool) -> Any:
     text = text.strip()
+    if kind is str:
+        return text
     if kind is float and not text and missing:
         return math.nan
     try:
-        value = kind(text)
+        value = kind(text.replace("_", "?"))  # Python reads 1_0 as 10
     except ValueError:
         value = math.nan
-    if kind is not str and not math.isfinite(value):
+    if not abs(value) < (2**63 if kind is int else math.inf):
         wanted = "a whole number" if kind is int else "a finite number"
         raise UserError(f"{path}, line {line}: {name} is {text!r}, allowed is {wanted}")
     return value
@@ -206,16 +251,33 @@ def save_npz(path: PathLike, **arrays: np.ndarray) -> None:
         np.savez(temporary, **arrays)  # type: ignore[arg-type]
 
 
-def load_npz(path: PathLike, *names: str) -> dict[str, np.ndarray]:
-    """Reads arrays by name (all if none is named), never pickles. Raises UserError if damaged or one is missing."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            absent = [name for name in names if name not in archive.files]
-            if absent:
-                raise UserError(f"{path}: no array {', '.join(absent)}")
-            return {name: archive[name] for name in names or archive.files}
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: damaged or not an npz file of plain arrays ({error})") from None
+def load_npz(path: PathLike, *names: str, **axes: str) -> dict[str, np.ndarray]:
+    """Reads arrays, never pickles.
+
+    Args:
+        path: the file.
+        names: arrays taken as they are; all if none is named here or in `axes`.
+        axes: arrays that are checked, with a letter for each axis: axes of one letter, of all arrays, are equally long,
+            and numbers are finite. So z="nd", w="nd" are two tables of one shape.
+
+    Raises:
+        UserError: damaged, an array is missing, or one fails the check.
+    """
+    wanted = [*names, *axes]
+    with damage(path, "an npz file of plain arrays"), np.load(path, allow_pickle=False) as archive:
+        absent = [name for name in wanted if name not in archive.files]
+        if absent:
+            raise UserError(f"{path}: no array {', '.join(absent)}")
+        arrays = {name: archive[name] for name in wanted or archive.files}
+    lengths: dict[str, int] = {}
+    for name, letters in axes.items():
+        shape, kind = arrays[name].shape, arrays[name].dtype.kind
+        known = tuple(lengths.setdefault(letter, length) for letter, length in zip(letters, shape, strict=False))
+        if len(shape) != len(letters) or known != shape:
+            raise UserError(f"{path}: array {name} has shape {shape}, which does not fit the other arrays")
+        if kind == "f" and not np.isfinite(arrays[name]).all():
+            raise UserError(f"{path}: array {name} has values that are not finite")
+    return arrays
 
 
 def save_tensors(path: PathLike, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
@@ -239,11 +301,8 @@ def load_tensors(path: PathLike) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Reads named tensors and their metadata. Raises UserError if the file is damaged or of another kind."""
     if not Path(path).is_file():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except SafetensorError as error:
-        raise UserError(f"{path}: damaged or not a safetensors file ({error})") from None
+    with damage(path, "a safetensors file"), safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
 
 
 # ---------------------------------------------------------------- image sets
@@ -267,8 +326,13 @@ def image_writer(path: PathLike, kind: str = "png") -> Iterator[Callable[[int, n
         kind: "png" (exact) or "jpg" (quality 95). Images are uint8 (H, W, 3) RGB or (H, W), ids not negative.
     """
     with atomic(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-        # A ZipInfo without a time keeps the bytes the same from run to run.
-        yield lambda id_, image: archive.writestr(zipfile.ZipInfo(f"{id_:06d}.{kind}"), encode_image(image, kind))
+
+        def add(id_: int, image: np.ndarray) -> None:
+            # A ZipInfo without a time keeps the bytes the same from run to run.
+            with _named(Path(path)):
+                archive.writestr(zipfile.ZipInfo(f"{id_:06d}.{kind}"), encode_image(image, kind))
+
+        yield add
 
 
 def encode_image(image: np.ndarray, kind: str = "png") -> bytes:
@@ -282,20 +346,24 @@ def encode_image(image: np.ndarray, kind: str = "png") -> bytes:
 class ImageZip:
     """A set of images in one zip, read by id.
 
+    Args:
+        path: the zip.
+        mode: "RGB" for pictures, grey ones are made so; "L" for maps of classes, which must be stored grey.
+
     Attributes:
-        ids: int64 (N,), ascending.
+        ids: int64 (N,), ascending, at least one.
 
     Raises:
-        UserError: the file is no zip, a member's name is no id, a member is missing or damaged.
+        UserError: the file is no zip, a member's name is no id, a member is missing, damaged or no map.
     """
 
-    def __init__(self, path: PathLike) -> None:
-        self.path = Path(path)
-        try:
+    def __init__(self, path: PathLike, mode: Literal["RGB", "L"] = "RGB") -> None:
+        self.path, self.mode = Path(path), mode
+        with damage(path, "a zip file"):
             self._archive = zipfile.ZipFile(self.path)
-        except zipfile.BadZipFile:
-            raise UserError(f"{path}: truncated, damaged or not a zip file") from None
         self._members = {self._id(name): name for name in self._archive.namelist()}
+        if not self._members:
+            raise UserError(f"{path}: no image in it")
         self.ids = np.array(sorted(self._members), dtype=np.int64)
 
     def _id(self, name: str) -> int:
@@ -308,15 +376,16 @@ class ImageZip:
         return len(self.ids)
 
     def read(self, id_: int) -> np.ndarray:
-        """The image as uint8 (H, W, 3) RGB, or (H, W) if it is stored grey."""
+        """The image as uint8 (H, W, 3) RGB, or (H, W) of a map."""
         name = self._members.get(int(id_))
         if name is None:
             raise UserError(f"{self.path}: no image with id {id_}")
-        try:
-            with Image.open(io.BytesIO(self._archive.read(name))) as image:
-                return np.asarray(image if image.mode == "L" else image.convert("RGB"))
-        except (zipfile.BadZipFile, UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError) as error:
-            raise UserError(f"{self.path}: image {name} is truncated or damaged ({error})") from None
+        with damage(f"{self.path}: {name}", "an image"), Image.open(io.BytesIO(self._archive.read(name))) as image:
+            if self.mode == "L" and image.mode != "L":
+                raise UserError(
+                    f"{self.path}: {name} has the mode {image.mode}, allowed is L (grey, one class a pixel)"
+                )
+            return np.asarray(image.convert(self.mode))
 
     def batches(self, ids: Sequence[int] | np.ndarray, size: int) -> Iterator[np.ndarray]:
         """uint8 (n, H, W, 3) or (n, H, W) for the ids in this order, n at most `size`."""

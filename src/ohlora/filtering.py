@@ -6,6 +6,7 @@ Source of the procedure and its numbers: Oh-LoRA (WannaBeSuperteur/AI_Projects, 
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,11 +17,12 @@ from sklearn.model_selection import KFold, StratifiedKFold
 from torch import Tensor, nn
 
 from ohlora.errors import UserError
-from ohlora.files import load_tensors, save_tensors
+from ohlora.files import save_tensors
 from ohlora.labels import ATTRIBUTES
 from ohlora.networks.cnn import AgeCNN, GenderCNN, GlassCNN, QualityCNN
 from ohlora.rng import stream
 from ohlora.training import Fitted, Schedule, fit, initialise, mirrored, seeded
+from ohlora.weights import load_described
 
 NETWORKS: dict[str, type[nn.Module]] = {
     "gender": GenderCNN,
@@ -190,15 +192,13 @@ def save_ensemble(path: str | Path, ensemble: Ensemble, attribute: str, resoluti
 
 def load_ensemble(path: str | Path, attribute: str) -> Ensemble:
     """Reads the networks of one attribute, in eval mode. Raises UserError if the file holds something else."""
-    state, metadata = load_tensors(path)
-    if metadata.get("architecture") != "filter ensemble":
-        raise UserError(f"{path}: holds {metadata.get('architecture')!r}, needed is a filter ensemble")
-    config = json.loads(metadata["config"])
-    if config["attribute"] != attribute:
-        raise UserError(f"{path}: holds networks for {config['attribute']}, needed is {attribute}")
-    ensemble = Ensemble(NETWORKS[attribute](resolution=config["resolution"]) for _ in range(config["folds"]))
-    ensemble.load_state_dict(state)
-    return ensemble.eval()
+
+    def build(config: dict[str, Any]) -> Ensemble:
+        if config["attribute"] != attribute:
+            raise UserError(f"{path}: holds networks for {config['attribute']}, needed is {attribute}")
+        return Ensemble(NETWORKS[attribute](resolution=config["resolution"]) for _ in range(config["folds"]))
+
+    return load_described(path, "filter ensemble", build)
 
 
 def filter_table(
@@ -216,11 +216,8 @@ def filter_table(
         Columns id, then for each attribute its score (4 digits) and source, kept (0 or 1) and reason (empty if kept).
 
     Raises:
-        UserError: no image is kept, or a label belongs to no image.
+        UserError: no image is kept.
     """
-    unknown = np.setdiff1d(labels.index, ids)
-    if unknown.size:
-        raise UserError(f"labels: id {unknown[0]} belongs to no image")
     table = pd.DataFrame({"id": ids})
     labelled = table["id"].isin(labels.index).to_numpy()
     reasons = np.full(len(ids), "", dtype=object)

@@ -54,8 +54,12 @@ def complete(human: pd.DataFrame, ids: np.ndarray, probabilities: Mapping[str, n
     return pd.concat(tables, ignore_index=True)
 
 
-def read_labels(path: str | Path) -> pd.DataFrame:
-    """Reads a complete table of labels: each image has one for every attribute.
+def read_labels(path: str | Path, images: np.ndarray) -> pd.DataFrame:
+    """Reads a complete table of labels: each image in it has one for every attribute.
+
+    Args:
+        path: as `complete` gives it, in a CSV file.
+        images: (N,) ids that there are.
 
     Returns:
         Index id (ascending); columns gender, quality (0 or 1), gender_source, quality_source.
@@ -66,6 +70,9 @@ def read_labels(path: str | Path) -> pd.DataFrame:
     table = read_csv(path, {"id": int, "attribute": str, "value": int, "source": str}, key=("id", "attribute"))
     _check_values(path, table)
     _check(path, table, "source", table["source"].isin(SOURCES), " or ".join(SOURCES))
+    _check(path, table, "id", table["id"].isin(images), "the id of an image")
+    if table.empty:
+        raise UserError(f"{path}: no label in it")
     wide = table.pivot(index="id", columns="attribute", values=["value", "source"])
     wide = wide.reindex(columns=pd.MultiIndex.from_product([["value", "source"], ATTRIBUTES]))
     for attribute in ATTRIBUTES:
@@ -77,8 +84,11 @@ def read_labels(path: str | Path) -> pd.DataFrame:
 
 
 def kept_ids(path: str | Path) -> np.ndarray:
-    """The ids (N,), ascending, that a table written by the filter keeps."""
+    """The ids (N,), ascending, that a table written by the filter keeps. Raises UserError for none."""
     table = read_csv(path, {"id": int, "kept": int})
+    _check(path, table, "kept", table["kept"].isin([0, 1]), "0 or 1")
+    if not table["kept"].any():
+        raise UserError(f"{path}: no image is kept; lower filter.gender_min or filter.quality_min")
     return np.sort(table.loc[table["kept"] == 1, "id"].to_numpy())
 
 

@@ -12,13 +12,16 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML, YAMLError
 
-from ohlora.errors import UserError
+from ohlora.errors import UserError, one_line
 
 
 class Section(BaseModel):
     """Values are taken as written (no "3" for 3, no true for 1), unknown keys, NaN and infinity are refused."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+S = typing.TypeVar("S", bound=Section)
 
 
 def _different(values: list[Any]) -> list[Any]:
@@ -226,19 +229,35 @@ def load_params(path: str | Path = "params.yaml") -> Params:
     Raises:
         UserError: one line with the parameter, its value and what is allowed.
     """
-    try:
-        # DVC reads the file with ruamel as well: with another YAML reader 5e-5 would be text.
-        content = YAML(typ="safe").load(Path(path).read_text(encoding="utf-8"))
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not UTF-8 text") from None
-    except YAMLError as error:
-        raise UserError(f"{path}: {_yaml_problem(error)}") from None
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise UserError(f"{path}: no parameters in it; needed are {', '.join(Params.model_fields)}")
+    return check(path, content, Params)
+
+
+def read_yaml(path: str | Path) -> Any:
+    """The content of a YAML file. Raises UserError, with the line, if it is none."""
     try:
-        return Params.model_validate(content)
+        # DVC reads the file with ruamel as well: with another YAML reader 5e-5 would be text.
+        return YAML(typ="safe").load(Path(path).read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8 text") from None
+    except (YAMLError, ValueError, KeyError, RecursionError) as error:  # the last three for values such as !!int abc
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        place = f"line {mark.line + 1}: " if mark else ""
+        raise UserError(f"{path}: {place}not valid YAML ({problem or one_line(error)})") from None
+
+
+def check(path: str | Path, content: dict[Any, Any], model: type[S], prefix: str = "") -> S:
+    """The content of a file, or of its section `prefix` (with a dot), as a model.
+
+    Raises:
+        UserError: one line with the parameter, its value and what is allowed.
+    """
+    try:
+        return model.model_validate(content)
     except ValidationError as error:
-        raise UserError(f"{path}: {_problem(error.errors()[0])}") from None
+        raise UserError(f"{path}: {_problem(error.errors()[0], model, prefix)}") from None
 
 
 def fingerprint(params: BaseModel | dict[str, Any]) -> str:
@@ -247,36 +266,28 @@ def fingerprint(params: BaseModel | dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def _yaml_problem(error: YAMLError) -> str:
-    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-    place = f"line {mark.line + 1}: " if mark else ""
-    return f"{place}not valid YAML ({problem or str(error).splitlines()[0]})"
-
-
-def _problem(error: ErrorDetails) -> str:
+def _problem(error: ErrorDetails, model: type[BaseModel], prefix: str) -> str:
     loc, kind = error["loc"], error["type"]
-    name = ".".join(str(part) for part in loc)
-    if kind == "extra_forbidden":
-        return f"{name} is unknown; known are {', '.join(_section(loc[:-1]).model_fields)}"
+    name = prefix + ".".join(str(part) for part in loc)
+    if kind in ("extra_forbidden", "invalid_key"):  # keys that are no text: 1, null
+        return f"{name} is unknown; known are {', '.join(_section(model, loc[:-1]).model_fields)}"
     if kind == "value_error" and not loc:
         return error["msg"].removeprefix("Value error, ")
-    field = _field(loc)
+    field = _field(model, loc)
     if kind == "missing":
         return f"{name} is missing; needed is {_allowed(field)}"
     reason = error["msg"].removeprefix("Value error, ") + ", " if kind == "value_error" else ""
     return f"{name} = {error['input']!r}: {reason}allowed is {_allowed(field)}"
 
 
-def _section(loc: Sequence[int | str]) -> type[BaseModel]:
-    section: type[BaseModel] = Params
+def _section(section: type[BaseModel], loc: Sequence[int | str]) -> type[BaseModel]:
     for part in loc:
         section = typing.cast(type[BaseModel], section.model_fields[str(part)].annotation)
     return section
 
 
-def _field(loc: Sequence[int | str]) -> FieldInfo:
+def _field(section: type[BaseModel], loc: Sequence[int | str]) -> FieldInfo:
     """The field of a name such as (label, n_labels) or, for a list's item, (vectors, groups, 0)."""
-    section: type[BaseModel] = Params
     for place, part in enumerate(loc):
         field = section.model_fields[str(part)]
         if not _is_section(field.annotation) or place == len(loc) - 1:

@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
-from ohlora.files import PathLike
+from ohlora.files import PathLike, damage
 from ohlora.properties import PROPERTY_NAMES
 
 # Published results of StyleGAN-VectorFind-v7: n, k, mean correlations of eyes, mouth, pose, passed cases.
@@ -252,12 +252,14 @@ def to_markdown(table: Table) -> str:
 
 def data_uri(picture: Picture) -> str:
     """A picture's bytes as a data: address; sheets of faces become JPEG, which is several times smaller."""
-    if not picture.photo:
-        return "data:image/png;base64," + base64.b64encode(Path(picture.path).read_bytes()).decode()
-    buffer = io.BytesIO()
-    with Image.open(picture.path) as image:
-        image.convert("RGB").save(buffer, "JPEG", quality=PHOTO_QUALITY, subsampling=0)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    content, kind = Path(picture.path).read_bytes(), "png"
+    with damage(picture.path, "an image"), Image.open(io.BytesIO(content)) as image:
+        image.load()
+        if picture.photo:
+            buffer, kind = io.BytesIO(), "jpeg"
+            image.convert("RGB").save(buffer, "JPEG", quality=PHOTO_QUALITY, subsampling=0)
+            content = buffer.getvalue()
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def tiles(metrics: Metrics) -> list[tuple[str, str, str]]:

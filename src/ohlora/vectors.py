@@ -1,7 +1,8 @@
 """Directions in latent space along which one property rises: groups, extremes, linear SVMs, t-SNE maps."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import product
 
@@ -12,7 +13,7 @@ from sklearn.svm import LinearSVC
 from ohlora.errors import UserError
 from ohlora.files import PathLike, load_npz
 
-MIN_EXTREMES = 5  # of each class: with 20 % held back, one of each remains for validation
+MIN_EXTREMES = 5  # of each class
 
 
 def group_names(letters: int) -> list[str]:
@@ -79,8 +80,9 @@ def fit_direction(low: np.ndarray, high: np.ndarray, settings: SvmSettings) -> t
     """
     latents = np.concatenate([low, high])
     labels = np.repeat([0, 1], [len(low), len(high)])
+    held_back = max(2, math.ceil(settings.test_fraction * len(latents)))  # at least one of each class
     train, test, train_labels, test_labels = train_test_split(
-        latents, labels, test_size=settings.test_fraction, stratify=labels, random_state=settings.seed
+        latents, labels, test_size=held_back, stratify=labels, random_state=settings.seed
     )
     mean = train.mean(axis=0)
     spread = max(float(np.sqrt(train.var(axis=0).mean())), 1e-12)
@@ -160,6 +162,17 @@ class Directions:
     medians: np.ndarray
 
 
+AXES = {
+    "vectors": "gpd",
+    "accuracy": "gp",
+    "class_sizes": "gp",
+    "groups": "g",
+    "properties": "p",
+    "grouping": "l",
+    "medians": "l",
+}
+
+
 def find_directions(
     latents: np.ndarray, tasks: Sequence[Task], grouping: Sequence[str], medians: np.ndarray, settings: SvmSettings
 ) -> Directions:
@@ -186,8 +199,8 @@ def find_directions(
 
 
 def load_directions(path: PathLike) -> Directions:
-    """Reads vectors.npz. Raises UserError if the file is damaged or an array is missing."""
-    return Directions(**load_npz(path, *(field.name for field in fields(Directions))))
+    """Reads vectors.npz. Raises UserError if the file is damaged or an array is missing or does not fit the others."""
+    return Directions(**load_npz(path, **AXES))
 
 
 @dataclass(frozen=True)

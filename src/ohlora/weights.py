@@ -6,16 +6,15 @@ judge = load_bundled("judge")
 
 import hashlib
 import json
-import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ohlora.errors import UserError
-from ohlora.files import PathLike, load_tensors, read_json
+from ohlora.errors import UserError, one_line
+from ohlora.files import PathLike, damage, load_tensors, read_json
 from ohlora.networks.cnn import Network, PropertyCNN, PropertyDiscriminator, rebuild
 from ohlora.networks.encoder import Encoder
 from ohlora.networks.regressor import AttributeNet
@@ -40,7 +39,7 @@ def load_generator(source: Source) -> Generator:
         UserError: not readable, not a generator, or weights that are not finite; names the first tensors that differ.
     """
     state, name = _state(source, "generator_smooth", "generator")
-    return cast(Generator, _build(name, state, _generator))
+    return _build(name, state, _generator)
 
 
 def load_discriminator(source: Source) -> Discriminator | PropertyDiscriminator:
@@ -48,7 +47,7 @@ def load_discriminator(source: Source) -> Discriminator | PropertyDiscriminator:
     state, name = _state(source, "discriminator")
     if any(key.startswith("cnn.") for key in state):
         return _named(name, lambda: PropertyDiscriminator.from_state_dict(_finite(name, state)))
-    return cast(Discriminator, _build(name, state, _discriminator))
+    return _build(name, state, _discriminator)
 
 
 def load_encoder(source: Source) -> Encoder:
@@ -65,12 +64,25 @@ def load_property_cnn(source: Source) -> PropertyCNN:
 
 def load_parser(source: PathLike) -> Parser:
     """The parser of a safetensors file whose metadata describes it, in eval mode; errors as `load_generator`."""
-    return cast(Parser, _load_described(source, "parser", Parser.from_config))
+    return load_described(source, "parser", Parser.from_config)
 
 
 def load_attributes_net(source: PathLike) -> AttributeNet:
     """A judge or annotator of a safetensors file whose metadata describes it, in eval mode."""
-    return cast(AttributeNet, _load_described(source, "attributes", AttributeNet.from_config))
+    return load_described(source, "attributes", AttributeNet.from_config)
+
+
+def load_described(path: PathLike, architecture: str, from_config: Callable[[dict[str, Any]], Network]) -> Network:
+    """A network whose file carries its architecture and config in the metadata, in eval mode.
+
+    Raises:
+        UserError: as `load_generator`, or the file holds another architecture.
+    """
+    tensors, metadata = load_tensors(path)
+    if metadata.get("architecture") != architecture:
+        raise UserError(f"{path}: holds {metadata.get('architecture', 'an unnamed network')}, expected {architecture}")
+    state, name = _state(tensors)[0], str(path)
+    return _build(name, state, lambda _: from_config(json.loads(metadata["config"])))
 
 
 def load_bundled(name: str, folder: PathLike = BUNDLED) -> nn.Module:
@@ -81,8 +93,9 @@ def load_bundled(name: str, folder: PathLike = BUNDLED) -> nn.Module:
     """
     if name not in BUNDLED_NAMES:
         raise UserError(f"bundled weights {name!r}: allowed are {', '.join(BUNDLED_NAMES)}")
-    path = Path(folder) / f"{name}.safetensors"
-    expected = read_json(Path(folder) / "manifest.json").get(name, {}).get("sha256")
+    path, manifest = Path(folder) / f"{name}.safetensors", Path(folder) / "manifest.json"
+    with damage(manifest, "the manifest of the weights"):
+        expected = read_json(manifest)[name]["sha256"]
     if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
         raise UserError(f"{path}: not the file of manifest.json (sha256 differs); restore it with git checkout")
     if name == "generator":
@@ -115,11 +128,8 @@ def _read(path: Path) -> Any:
     if path.suffix == ".safetensors":
         return load_tensors(path)[0]
     path.stat()  # a missing file is an OSError with its name
-    try:
+    with damage(path, "a safe file of weights"):
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0][:150] if str(error) else type(error).__name__
-        raise UserError(f"{path}: truncated, unsafe or not a file of weights ({reason})") from None
 
 
 def _finite(name: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -127,15 +137,6 @@ def _finite(name: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
         if not torch.isfinite(value).all():
             raise UserError(f"{name}: {key} has values that are not finite")
     return state
-
-
-def _load_described(path: PathLike, architecture: str, from_config: Callable[[dict[str, Any]], nn.Module]) -> nn.Module:
-    """A network whose file carries its architecture and config in the metadata."""
-    tensors, metadata = load_tensors(path)
-    if metadata.get("architecture") != architecture:
-        raise UserError(f"{path}: holds {metadata.get('architecture', 'an unnamed network')}, expected {architecture}")
-    state, name = _state(tensors)[0], str(path)
-    return _build(name, state, lambda _: from_config(json.loads(metadata["config"])))
 
 
 def _named(name: str, build: Callable[[], Network]) -> Network:
@@ -148,14 +149,20 @@ def _named(name: str, build: Callable[[], Network]) -> Network:
         raise UserError(f"{name}: weights of another network: {error.args[0]} is missing") from None
 
 
-def _build(name: str, state: dict[str, Tensor], build: Callable[[dict[str, Tensor]], nn.Module]) -> nn.Module:
+def _build(name: str, state: dict[str, Tensor], build: Callable[[dict[str, Tensor]], Network]) -> Network:
     """The network that `build` makes for a state dict, filled and in eval mode."""
     try:
         return rebuild(lambda _: build(state), _finite(name, state), resolution=0)
     except UserError as error:
         message = str(error)
-    except (KeyError, ValueError, IndexError) as error:
-        message = f"weights of another network: {error.args[0] if error.args else error}"
+    except (
+        ArithmeticError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:  # odd shapes, odd config
+        message = f"weights of another network: {one_line(error)}"
     raise UserError(message if message.startswith(name) else f"{name}: {message}")
 
 

@@ -87,9 +87,10 @@ class ConvTrunk(nn.Module):
             inputs = outputs
 
     def features(self, images: Tensor) -> Tensor:
-        """Flattened features (N, features); ValueError if the images have another resolution."""
+        """Flattened features (N, features); UserError if the images have another resolution."""
         if images.shape[-2:] != (self.resolution, self.resolution):
-            raise ValueError(f"images of {self.resolution}x{self.resolution} expected, found {tuple(images.shape)}")
+            side, (height, width) = self.resolution, images.shape[-2:]
+            raise UserError(f"a network for images of {side}x{side} pixels cannot read images of {width}x{height}")
         x = images[:, :, self.region[0], self.region[1]]
         x = x.contiguous(memory_format=torch.channels_last)  # twice as fast on CPUs
         for name in self.names:

@@ -69,7 +69,7 @@ def _load(folder: Path, name: str) -> np.ndarray:
     state = path.stat()
     cache = folder.with_name(f"{folder.name}.cache") / f"{name}-{state.st_size}-{state.st_mtime_ns}.npy"
     if not cache.exists():
-        with ImageZip(path) as images, atomic(cache) as temporary:
+        with ImageZip(path, "L" if name == "maps" else "RGB") as images, atomic(cache) as temporary:
             _decode(images, temporary, f"reading {path}")
     return np.load(cache, mmap_mode="r")
 

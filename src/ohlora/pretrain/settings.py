@@ -1,15 +1,11 @@
 """Parameters of pretrain/params.yaml: one section for each step, checked before any work."""
 
 from pathlib import Path
-from typing import TypeVar
 
-from pydantic import Field, ValidationError
-from ruamel.yaml import YAML, YAMLError
+from pydantic import Field
 
 from ohlora.errors import UserError
-from ohlora.params import Section
-
-S = TypeVar("S", bound=Section)
+from ohlora.params import S, Section, check, read_yaml
 
 
 class Training(Section):
@@ -27,17 +23,9 @@ def read_section(path: str | Path, name: str, model: type[S]) -> S:
     """The section `name` of a YAML file, checked.
 
     Raises:
-        UserError: one line that names the file, the parameter, its value and what is wrong.
+        UserError: one line that names the file, the parameter, its value and what is allowed.
     """
-    try:
-        content = YAML(typ="safe").load(Path(path).read_text(encoding="utf-8"))
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML ({str(error).splitlines()[0]})") from None
-    if not isinstance(content, dict) or name not in content:
+    content = read_yaml(path)
+    if not isinstance(content, dict) or not isinstance(content.get(name), dict):
         raise UserError(f"{path}: no section {name}")
-    try:
-        return model.model_validate(content[name])
-    except ValidationError as error:
-        first = error.errors()[0]
-        parameter = ".".join([name, *map(str, first["loc"])])
-        raise UserError(f"{path}: {parameter} = {first['input']!r}: {first['msg']}") from None
+    return check(path, content[name], model, f"{name}.")

@@ -45,8 +45,9 @@ def run() -> None:
     with Stage("filter", "seed", "filter") as stage, ImageZip(IMAGES) as images:
         params = stage.params.filter
         thresholds = {"gender": params.gender_min, "quality": params.quality_min}
+        labels = read_labels(LABELS, images.ids)
         scores = vote(images, params.batch_size, stage.device)
-        table = filter_table(images.ids, read_labels(LABELS), scores, thresholds)
+        table = filter_table(images.ids, labels, scores, thresholds)
         write_csv(FILTER, table)
         write_json(METRICS.format("filter"), summary(table))
         for name in ATTRIBUTES:

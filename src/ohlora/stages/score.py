@@ -30,6 +30,8 @@ def score_faces(maps: ImageZip, faces: ImageZip) -> dict[str, pd.DataFrame]:
     rows: dict[str, list[dict[str, float]]] = {version: [] for version in VERSIONS}
     for id_ in tqdm(maps.ids, desc="score", unit="face", disable=None):
         parse_map, face = maps.read(id_), faces.read(id_)
+        if face.shape[:2] != parse_map.shape:
+            raise UserError(f"{maps.path}: the map of id {id_} is {parse_map.shape}, its face {face.shape[:2]}")
         for version, functions in VERSIONS.items():
             merged = {name: value for score in functions for name, value in score(parse_map, face).items()}
             rows[version].append({"id": int(id_), **merged})
@@ -39,7 +41,11 @@ def score_faces(maps: ImageZip, faces: ImageZip) -> dict[str, pd.DataFrame]:
 def with_normalised(raw: pd.DataFrame, normalisation: Literal["standard", "range"], ddof: int) -> pd.DataFrame:
     """Columns id, every property's normalised score under its name, and the raw one as <property>_raw."""
     names = [name for name in raw.columns if name != "id"]
-    normalised = normalise({name: raw[name].to_numpy() for name in names}, ddof=ddof, method=normalisation)
+    try:
+        normalised = normalise({name: raw[name].to_numpy() for name in names}, ddof=ddof, method=normalisation)
+    except UserError as error:
+        hint = "raise synthesize.n_images or lower filter.gender_min, filter.quality_min"
+        raise UserError(f"{MAPS}: {error}; {hint}") from None
     return pd.DataFrame({"id": raw["id"], **normalised, **{f"{name}_raw": raw[name] for name in names}})
 
 
@@ -58,7 +64,7 @@ def run() -> None:
     with (
         Stage("score", "seed", "score") as stage,
         ImageZip(IMAGES) as images,
-        ImageZip(MAPS) as maps,
+        ImageZip(MAPS, "L") as maps,
         ImageZip(FACES) as faces,
     ):
         params = stage.params.score

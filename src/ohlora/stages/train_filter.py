@@ -31,8 +31,8 @@ def run() -> None:
     """Trains the ensembles; dvclive keeps the metrics of every epoch and fold."""
     with Stage("train_filter", "seed", "train_filter") as stage:
         params = stage.params.train_filter
-        labels = read_labels(LABELS)
         with ImageZip(IMAGES) as archive:
+            labels = read_labels(LABELS, archive.ids)
             images = archive.tensor(labels.index.to_numpy())
         schedule = Schedule(params.epochs, params.patience, params.learning_rate, params.batch_size, stage.bf16)
         metrics = {}

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pandas as pd
+import torch
 
 from ohlora.errors import main
 from ohlora.files import ImageZip, read_csv, save_tensors, write_csv, write_json
@@ -33,6 +34,7 @@ def run() -> None:
         params = stage.params.train_property_cnn
         scores = read_csv(SCORES_V2, {"id": int, **dict.fromkeys(PROPERTY_NAMES, float)}, missing=True)
         ids, targets = scores["id"].to_numpy(), scores[list(PROPERTY_NAMES)].to_numpy()
+        kept = kept_ids(FILTER)
         images = archive.tensor(ids)
         with seeded(stage.seed, "train_property_cnn", "weights"):
             model = PropertyCNN(resolution=images.shape[-1], outputs=len(PROPERTY_NAMES)).to(stage.device)
@@ -52,17 +54,16 @@ def run() -> None:
         comparison = compare(targets, predicted, valid)
         save_tensors(PROPERTY_CNN, model.state_dict(), {"architecture": "PropertyCNN"})
         write_csv(COMPARISON, comparison)
-        write_csv(SCORES_CNN, score_kept(model, archive, stage))
+        write_csv(SCORES_CNN, score_images(model, archive, kept, stage.device))
         pairs = {name: (targets[:, i], predicted[:, i]) for i, name in enumerate(PROPERTY_NAMES)}
         save_figure(PLOT.format("property_cnn"), scatters(pairs, "score", "network"))
         write_json(METRICS.format("train_property_cnn"), summary(fitted, comparison, len(ids)))
 
 
-def score_kept(model: PropertyCNN, archive: ImageZip, stage: Stage) -> pd.DataFrame:
-    """The network's scores of every image that the filter keeps, also of those without a detected face."""
-    ids = kept_ids(FILTER)
+def score_images(model: PropertyCNN, archive: ImageZip, ids: np.ndarray, device: torch.device) -> pd.DataFrame:
+    """The network's scores of images: of all that the filter keeps, also of those without a detected face."""
     batches = (archive.tensor(ids[start : start + EVALUATION_BATCH]) for start in range(0, len(ids), EVALUATION_BATCH))
-    columns = predict(model, batches, stage.device).astype(np.float64).T
+    columns = predict(model, batches, device).astype(np.float64).T
     return pd.DataFrame({"id": ids, **dict(zip(PROPERTY_NAMES, columns, strict=True))})
 
 

@@ -79,7 +79,7 @@ def search(params: Params, latents: np.ndarray, scores: np.ndarray) -> tuple[Dir
 def run() -> None:
     """Writes the vectors, their accuracies, and a page of t-SNE maps."""
     with Stage("vectors", "seed", "k_percent", "vectors") as stage:
-        samples = load_npz(SAMPLES, "w", "scores")
+        samples = load_npz(SAMPLES, w="nd", scores="np")
         directions, tasks, sizes = search(stage.params, samples["w"], samples["scores"])
         save_npz(VECTORS, **asdict(directions))
         write_json(METRICS.format("vectors"), summary(directions, sizes))
