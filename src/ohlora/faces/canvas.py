@@ -6,7 +6,7 @@ import numpy as np
 import warp as wp
 
 from ohlora.faces.person import Camera
-from ohlora.faces.raster import FAR, draw_triangles, interpolate
+from ohlora.faces.raster import interpolate, rasterise
 from ohlora.faces.strands import draw_strands
 from ohlora.faces.world import Head
 
@@ -51,28 +51,29 @@ def frame(head: Head, mouth: np.ndarray, camera: Camera, size: int) -> View:
 
 
 class Canvas:
-    """Linear RGB, depth and classes at render size, kept in warp arrays; `image` etc. are numpy views of them.
+    """The picture at render size.
 
     Attributes:
         view: the camera. unit: pixels per 1/256 of the picture.
+        image: linear RGB float32 (H, W, 3). depth: float32 (H, W), m. classes: int32 (H, W).
+        seen: bool (H, W), where the mesh is. face, weights: int32 (N,) and float32 (N, 2), what is seen there.
     """
 
-    def __init__(self, view: View, triangles: wp.array, points: np.ndarray) -> None:
+    def __init__(self, view: View, triangles: np.ndarray, points: np.ndarray) -> None:
         self.view, self.unit = view, view.size / 256
-        self._depth, self._face, self._weights = _layers(view.size)
-        inputs = [triangles, wp.array(view.pixels(points), dtype=wp.vec3), 1]
-        wp.launch(draw_triangles, 1, [*inputs, self._depth, self._face, self._weights])
-        self._triangles = triangles
-        self._image = wp.zeros((view.size, view.size), dtype=wp.vec3)
-        self._classes = wp.zeros((view.size, view.size), dtype=wp.int32)
-        self.face, self.image, self.classes = self._face.numpy(), self._image.numpy(), self._classes.numpy()
+        self.depth, face, weights = rasterise(triangles, view.pixels(points), view.size, cull=True)
+        self.seen = face >= 0
+        self.face, self.weights = face[self.seen], weights[self.seen]
+        self.triangles = triangles
+        self.image = np.zeros((view.size, view.size, 3), np.float32)
+        self.classes = np.zeros((view.size, view.size), np.int32)
 
-    def interpolate(self, values: np.ndarray) -> np.ndarray:
-        """Values float32 (W, K) at the vertices to the pixels, (H, W, K)."""
-        out = wp.zeros((self.view.size, self.view.size, values.shape[1]), dtype=float)
-        inputs = [self._face, self._weights, self._triangles, wp.array(values), out]
-        wp.launch(interpolate, (self.view.size, self.view.size), inputs)
-        return out.numpy()
+    def interpolate(self, values: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Values float32 (W, K) at the vertices to the pixels where the mesh is seen, (N, K)."""
+        if out is None:
+            out = np.empty((len(self.face), values.shape[1]), np.float32)
+        wp.launch(interpolate, len(out), [self.face, self.weights, self.triangles, values, out])
+        return out
 
     def strands(
         self,
@@ -105,20 +106,6 @@ class Canvas:
         pixels = self.view.pixels(points)
         pixels[..., 2] += behind
         places = colours.shape[1] if colours.ndim == 3 and colours.shape[1] > 1 else 2
-        tints = np.ascontiguousarray(np.broadcast_to(colours, (shape[0], places, 3)), dtype=np.float32)
-        arrays = [wp.array(pixels, dtype=wp.vec3), wp.array(tints, dtype=wp.vec3), wp.array(widths)]
+        tints = np.broadcast_to(colours.astype(np.float32, copy=False), (shape[0], places, 3))
         how = [float(bias), float(opacity), int(write_depth), class_id]
-        wp.launch(draw_strands, 1, [*arrays, *how, self._depth, self._image, self._classes])
-
-
-def rasterise(triangles: wp.array, points: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Nearest triangle (H, W) and weights (H, W, 2) of both sides of triangles; points (W, 3) in pixels and depth."""
-    depth, face, weights = _layers(size)
-    wp.launch(draw_triangles, 1, [triangles, wp.array(points, dtype=wp.vec3), 0, depth, face, weights])
-    return face.numpy(), weights.numpy()
-
-
-def _layers(size: int) -> tuple[wp.array, wp.array, wp.array]:
-    depth = wp.full((size, size), FAR, dtype=float)
-    face = wp.full((size, size), -1, dtype=wp.int32)
-    return depth, face, wp.zeros((size, size), dtype=wp.vec2)
+        wp.launch(draw_strands, 1, [pixels, tints, widths, *how, self.depth, self.image, self.classes])

@@ -3,12 +3,13 @@
 import cv2
 import numpy as np
 
-from ohlora.faces.canvas import Canvas, rasterise
+from ohlora.faces.canvas import Canvas
 from ohlora.faces.colour import smoothstep
 from ohlora.faces.hair import lit_strands, mean_colour
 from ohlora.faces.light import Lights, Shadows
 from ohlora.faces.mesh import unit
 from ohlora.faces.person import Glasses, Person
+from ohlora.faces.raster import rasterise
 from ohlora.faces.regions import EYE_MIDPOINT
 from ohlora.faces.skin import rgb
 from ohlora.faces.world import FaceWorld, Head
@@ -36,7 +37,7 @@ def draw_mouth(
     inner = canvas.classes == INNER_MOUTH
     if not inner.any():
         return
-    face, weights = rasterise(world.mouth_triangles_wp, canvas.view.pixels(head.coarse), canvas.view.size)
+    _, face, weights = rasterise(world.mouth_triangles, canvas.view.pixels(head.coarse), canvas.view.size)
     seen = inner & (face >= 0)
     two = weights[seen]
     corners = head.coarse[world.mouth_triangles[face[seen]]]

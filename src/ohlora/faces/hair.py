@@ -108,16 +108,14 @@ def _grow(world: FaceWorld, start: _Start, hair: Hair, random: np.random.Generat
     flow = flow + random.normal(0, 0.08, (n, 3))
     lift = style.lift * (1 - 0.5 * start.sides * (style.sides < 1))
     first = unit(start.normal * lift + flow * (1 - lift))
-    out = wp.zeros((n, style.points), dtype=wp.vec3)
-    vectors = [
-        wp.array(a.astype(np.float32), dtype=wp.vec3) for a in (start.position + start.normal * 0.0005, first, flow)
-    ]
-    scalars = [wp.array(a.astype(np.float32)) for a in (length, standoff, side)]
+    out = np.empty((n, style.points, 3), np.float32)
+    vectors = [a.astype(np.float32) for a in (start.position + start.normal * 0.0005, first, flow)]
+    scalars = [a.astype(np.float32) for a in (length, standoff, side)]
     numbers = [style.gravity, style.stiffness, style.flow_gain, hair.attraction]
     field = world.distance
     place = [field.values, field.origin, field.cells_per_metre, wp.vec3(*map(float, EYE_MIDPOINT))]
     wp.launch(grow, n, [*vectors, *scalars, *numbers, *place, out])
-    return out.numpy()
+    return out
 
 
 def flow_field(name: str, start: _Start, hair: Hair, random: np.random.Generator) -> np.ndarray:
@@ -200,13 +198,12 @@ def lit_strands(
 ) -> np.ndarray:
     """Light float32 (S, K, 3) on points (S, K, 3) of strands; `albedo` is broadcast, `gloss`: see the kernel."""
     at = np.ascontiguousarray(points)
-    out = wp.zeros(at.shape[:2], dtype=wp.vec3)
-    shift = wp.array(random.normal(0.06, 0.07, len(at)).astype(np.float32))
-    tints = np.ascontiguousarray(np.broadcast_to(albedo, at.shape), dtype=np.float32)
-    geometry = [wp.array(a, dtype=wp.vec3) for a in (at, tangents(at), tints)]
+    out = np.empty(at.shape, np.float32)
+    shift = random.normal(0.06, 0.07, len(at)).astype(np.float32)
+    tints = np.broadcast_to(albedo.astype(np.float32, copy=False), at.shape)
     lights = [shadows.views, shadows.offsets, shadows.directions, shadows.hair_colours, shadows.depth]
-    wp.launch(light_strands, at.shape[:2], [*geometry, shift, *lights, softness, wp.vec4(*gloss), out])
-    return out.numpy()
+    wp.launch(light_strands, at.shape[:2], [at, tangents(at), tints, shift, *lights, softness, wp.vec4(*gloss), out])
+    return out
 
 
 def strand_colours(person: Person, strands: Strands, n_places: int, random: np.random.Generator) -> np.ndarray:
