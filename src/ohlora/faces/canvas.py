@@ -7,7 +7,7 @@ import warp as wp
 
 from ohlora.faces.person import Camera
 from ohlora.faces.raster import interpolate, rasterise
-from ohlora.faces.strands import draw_strands
+from ohlora.faces.strands import TILE, draw_strands, find_in_sight
 from ohlora.faces.world import Head
 
 
@@ -75,11 +75,30 @@ class Canvas:
         wp.launch(interpolate, len(out), [self.face, self.weights, self.triangles, values, out])
         return out
 
+    def in_sight(self, points: np.ndarray, width: float) -> np.ndarray:
+        """Which strands (S, P, 3) of a width `strands` may draw on the picture as it is now: bool (S,).
+
+        A strand left out is covered or outside of the picture, so that drawing it changes nothing.
+        """
+        out = np.empty(len(points), bool)
+        inputs = [self.view.pixels(points), self._widths(width, points.shape[1], 0.0), 0.0, self._far(), self.view.size]
+        wp.launch(find_in_sight, len(points), [*inputs, out.view(np.uint8)])
+        return out
+
+    def _widths(self, width: float, n_points: int, taper: float) -> np.ndarray:
+        """Pixels float32 (n_points,) along a strand that loses the share `taper` of its width at the tip."""
+        return (width * self.unit * (1 - taper * np.linspace(0, 1, n_points) ** 2)).astype(np.float32)
+
+    def _far(self) -> np.ndarray:
+        """Farthest depth in each tile of the picture."""
+        starts = np.arange(0, self.view.size, TILE)
+        return np.maximum.reduceat(np.maximum.reduceat(self.depth, starts, 0), starts, 1)
+
     def strands(
         self,
         points: np.ndarray,
         colours: np.ndarray,
-        width: float | np.ndarray,
+        width: float,
         opacity: float,
         class_id: int = -1,
         write_depth: bool = False,
@@ -92,7 +111,7 @@ class Canvas:
         Args:
             points: where they run.
             colours: linear RGB, broadcast to (S, K, 3); K places spread evenly along the strand, from 2 to P.
-            width: in 1/256 of the picture, broadcast to (S, P).
+            width: in 1/256 of the picture.
             opacity: 0..1.
             class_id: written to the class map unless -1.
             write_depth: whether later strands can lie behind these.
@@ -101,11 +120,11 @@ class Canvas:
             taper: share of the width lost at the tip.
         """
         shape = points.shape[:2]
-        narrowing = 1 - taper * np.linspace(0, 1, shape[1]) ** 2
-        widths = np.broadcast_to(width * self.unit * narrowing, shape).astype(np.float32)
+        widths = self._widths(width, shape[1], taper)
         pixels = self.view.pixels(points)
         pixels[..., 2] += behind
         places = colours.shape[1] if colours.ndim == 3 and colours.shape[1] > 1 else 2
         tints = np.broadcast_to(colours.astype(np.float32, copy=False), (shape[0], places, 3))
         how = [float(bias), float(opacity), int(write_depth), class_id]
-        wp.launch(draw_strands, 1, [pixels, tints, widths, *how, self.depth, self.image, self.classes])
+        layers = [self._far(), self.depth, self.image, self.classes]
+        wp.launch(draw_strands, 1, [pixels, tints, widths, *how, *layers])

@@ -5,7 +5,7 @@ import numpy as np
 
 from ohlora.faces.canvas import Canvas
 from ohlora.faces.colour import smoothstep
-from ohlora.faces.hair import lit_strands, mean_colour
+from ohlora.faces.hair import highlight_shift, lit_strands, mean_colour
 from ohlora.faces.light import Lights, Shadows
 from ohlora.faces.mesh import unit
 from ohlora.faces.person import Glasses, Person
@@ -76,7 +76,7 @@ def draw_beard(canvas: Canvas, world: FaceWorld, person: Person, head: Head, sha
     along = length[:, None, None] * np.linspace(0, 1, 4)[None, :, None]
     points = head.pose(start[:, None] + direction[:, None] * along + np.array([0, 0, -12.0]) * along**2)
     albedo = mean_colour(person.hair_colour) * 0.6 * np.exp(random.normal(0, 0.25, (n, 1, 1)))
-    lit = lit_strands(points[:, ::3], albedo, shadows, (0.01, 0.06, 26.0, 9.0), random, 0.02)
+    lit = lit_strands(points[:, ::3], albedo, highlight_shift(random, n), shadows, (0.01, 0.06, 26.0, 9.0), 0.02)
     canvas.strands(points, lit, 1.0, 0.62, bias=0.003)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from ohlora.faces.canvas import Canvas
 from ohlora.faces.colour import GREY_HAIR, IRIS_COLOURS, smoothstep
-from ohlora.faces.hair import lit_strands
+from ohlora.faces.hair import highlight_shift, lit_strands
 from ohlora.faces.light import Lights, Shadows
 from ohlora.faces.mesh import cross, rotation, unit
 from ohlora.faces.person import Person
@@ -92,7 +92,7 @@ def draw_brows(canvas: Canvas, world: FaceWorld, person: Person, head: Head, sha
     for side, sign in (("right", -1), ("left", 1)):
         points = _brow_hairs(world, person, head, sign, random)
         albedo = tint * np.exp(random.normal(0, 0.18, (len(points), 1, 1)))
-        lit = lit_strands(points[:, ::3], albedo, shadows, (0.01, 0.05, 26.0, 9.0), random)
+        lit = lit_strands(points[:, ::3], albedo, highlight_shift(random, len(points)), shadows, (0.01, 0.05, 26.0, 9.0))
         canvas.strands(points, lit, 1.0, 0.27, BROW_CLASS[side], bias=0.006)
 
 
