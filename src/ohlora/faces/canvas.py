@@ -27,23 +27,26 @@ class View:
     scale: float
     size: int
 
-    def flat(self, points: np.ndarray) -> np.ndarray:
-        """Points (..., 3) to metres in the plane of the target (..., 2), the second axis downwards."""
+    def flat(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Points (..., 3) to metres in the plane of the target, to the right (...) and downwards (...)."""
         shrink = self.distance / (self.distance + points[..., 1] - self.target[1])
         x, z = points[..., 0] - self.target[0], points[..., 2] - self.target[2]
-        return np.stack([x * shrink, -z * shrink], -1)
+        return x * shrink, -z * shrink
 
     def pixels(self, points: np.ndarray) -> np.ndarray:
         """Points (..., 3) to x px, y px, depth in m, float32."""
-        xy = (self.flat(points) - self.centre) * self.scale + self.size / 2
-        return np.concatenate([xy, points[..., 1:2]], -1).astype(np.float32)
+        flat, out = self.flat(points), np.empty(points.shape, np.float32)
+        for axis in range(2):
+            out[..., axis] = (flat[axis] - self.centre[axis]) * self.scale + self.size / 2
+        out[..., 2] = points[..., 1]
+        return out
 
 
 def frame(head: Head, mouth: np.ndarray, camera: Camera, size: int) -> View:
     """Frames a head by eyes and mouth as the FFHQ data set does (Karras et al. 2019), without turning the picture."""
     target = (head.eyes["left"] + head.eyes["right"]) / 2
     view = View(target, camera.distance, np.zeros(2), 1.0, size)
-    left, right, lips = (view.flat(point) for point in (head.eyes["left"], head.eyes["right"], mouth))
+    left, right, lips = (np.stack(view.flat(point)) for point in (head.eyes["left"], head.eyes["right"], mouth))
     across, down = left - right, lips - (left + right) / 2
     half = max(np.hypot(*across) * 2.0, np.hypot(*down) * 1.8) * camera.zoom
     centre = (left + right) / 2 + 0.1 * down + camera.shift * half
@@ -75,15 +78,44 @@ class Canvas:
         wp.launch(interpolate, len(out), [self.face, self.weights, self.triangles, values, out])
         return out
 
-    def in_sight(self, points: np.ndarray, width: float) -> np.ndarray:
-        """Which strands (S, P, 3) of a width `strands` may draw on the picture as it is now: bool (S,).
+    def in_sight(self, pixels: np.ndarray, n_places: int, width: float, bias: float = 0.0) -> np.ndarray:
+        """Which colours `strands` will use on the picture as it is now: bool (S, n_places).
 
-        A strand left out is covered or outside of the picture, so that drawing it changes nothing.
+        The others belong to parts of strands that are covered or outside of the picture.
         """
-        out = np.empty(len(points), bool)
-        inputs = [self.view.pixels(points), self._widths(width, points.shape[1], 0.0), 0.0, self._far(), self.view.size]
-        wp.launch(find_in_sight, len(points), [*inputs, out.view(np.uint8)])
-        return out
+        out = np.zeros((len(pixels), n_places), np.uint8)
+        widths = self._widths(width, pixels.shape[1], 0.0)
+        wp.launch(find_in_sight, len(pixels), [pixels, widths, float(bias), self._far(), self.view.size, out])
+        return out.view(bool)
+
+    def strands(
+        self,
+        pixels: np.ndarray,
+        colours: np.ndarray,
+        width: float,
+        opacity: float,
+        class_id: int = -1,
+        write_depth: bool = False,
+        bias: float = 0.0,
+        taper: float = 0.75,
+    ) -> None:
+        """Draws strands.
+
+        Args:
+            pixels: where they run, float32 (S, P, 3), see `View.pixels`.
+            colours: linear RGB, broadcast to (S, K, 3); K places spread evenly along the strand, from 2 to P.
+            width: in 1/256 of the picture.
+            opacity: 0..1.
+            class_id: written to the class map unless -1.
+            write_depth: whether later strands can lie behind these.
+            bias: how far (m) a strand may lie behind the surface and still be drawn.
+            taper: share of the width lost at the tip.
+        """
+        n_places = colours.shape[1] if colours.ndim == 3 and colours.shape[1] > 1 else 2
+        tints = np.broadcast_to(colours.astype(np.float32, copy=False), (len(pixels), n_places, 3))
+        how = [self._widths(width, pixels.shape[1], taper), float(bias), float(opacity), int(write_depth), class_id]
+        layers = [self._far(), self.depth, self.image, self.classes]
+        wp.launch(draw_strands, 1, [pixels, tints, *how, *layers])
 
     def _widths(self, width: float, n_points: int, taper: float) -> np.ndarray:
         """Pixels float32 (n_points,) along a strand that loses the share `taper` of its width at the tip."""
@@ -93,38 +125,3 @@ class Canvas:
         """Farthest depth in each tile of the picture."""
         starts = np.arange(0, self.view.size, TILE)
         return np.maximum.reduceat(np.maximum.reduceat(self.depth, starts, 0), starts, 1)
-
-    def strands(
-        self,
-        points: np.ndarray,
-        colours: np.ndarray,
-        width: float,
-        opacity: float,
-        class_id: int = -1,
-        write_depth: bool = False,
-        bias: float = 0.0,
-        behind: float = 0.0,
-        taper: float = 0.75,
-    ) -> None:
-        """Draws strands (S, P, 3) in metres.
-
-        Args:
-            points: where they run.
-            colours: linear RGB, broadcast to (S, K, 3); K places spread evenly along the strand, from 2 to P.
-            width: in 1/256 of the picture.
-            opacity: 0..1.
-            class_id: written to the class map unless -1.
-            write_depth: whether later strands can lie behind these.
-            bias: how far (m) a strand may lie behind the surface and still be drawn.
-            behind: how far (m) the strands are pushed back.
-            taper: share of the width lost at the tip.
-        """
-        shape = points.shape[:2]
-        widths = self._widths(width, shape[1], taper)
-        pixels = self.view.pixels(points)
-        pixels[..., 2] += behind
-        places = colours.shape[1] if colours.ndim == 3 and colours.shape[1] > 1 else 2
-        tints = np.broadcast_to(colours.astype(np.float32, copy=False), (shape[0], places, 3))
-        how = [float(bias), float(opacity), int(write_depth), class_id]
-        layers = [self._far(), self.depth, self.image, self.classes]
-        wp.launch(draw_strands, 1, [pixels, tints, widths, *how, *layers])

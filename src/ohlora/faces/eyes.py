@@ -80,7 +80,8 @@ def draw_lashes(canvas: Canvas, world: FaceWorld, person: Person, head: Head) ->
         root, tip = (corners[:, k] * (1 - t) + corners[:, k + 1] * t for k in (0, 2))
         strands.append(np.stack([root, (root + tip) / 2, tip], 1))
     opacity = (0.5 if person.identity.woman else 0.3) + 0.3 * paint
-    canvas.strands(np.concatenate(strands), rgb(0.012, 0.01, 0.009), 0.8 + 0.6 * paint, opacity, bias=0.004)
+    pixels = canvas.view.pixels(np.concatenate(strands))
+    canvas.strands(pixels, rgb(0.012, 0.01, 0.009), 0.8 + 0.6 * paint, opacity, bias=0.004)
 
 
 def draw_brows(canvas: Canvas, world: FaceWorld, person: Person, head: Head, shadows: Shadows) -> None:
@@ -92,8 +93,10 @@ def draw_brows(canvas: Canvas, world: FaceWorld, person: Person, head: Head, sha
     for side, sign in (("right", -1), ("left", 1)):
         points = _brow_hairs(world, person, head, sign, random)
         albedo = tint * np.exp(random.normal(0, 0.18, (len(points), 1, 1)))
-        lit = lit_strands(points[:, ::3], albedo, highlight_shift(random, len(points)), shadows, (0.01, 0.05, 26.0, 9.0))
-        canvas.strands(points, lit, 1.0, 0.27, BROW_CLASS[side], bias=0.006)
+        pixels, shift = canvas.view.pixels(points), highlight_shift(random, len(points))
+        wanted = canvas.in_sight(pixels, 2, 1.0, bias=0.006)
+        lit = lit_strands(points[:, ::3], wanted, albedo, shift, shadows, (0.01, 0.05, 26.0, 9.0))
+        canvas.strands(pixels, lit, 1.0, 0.27, BROW_CLASS[side], bias=0.006)
 
 
 def _brow_hairs(world: FaceWorld, person: Person, head: Head, sign: int, random: np.random.Generator) -> np.ndarray:

@@ -190,18 +190,28 @@ def _fit(world: FaceWorld, head: Head, index: np.ndarray, points: np.ndarray) ->
 
 def lit_strands(
     points: np.ndarray,
+    wanted: np.ndarray,
     albedo: np.ndarray,
     shift: np.ndarray,
     shadows: Shadows,
     gloss: tuple[float, float, float, float],
     softness: float = 0.01,
 ) -> np.ndarray:
-    """Light float32 (S, K, 3) on points (S, K, 3) of strands; `albedo` is broadcast; `shift`, `gloss`: see the kernel."""
-    at = np.ascontiguousarray(points)
-    out = np.empty(at.shape, np.float32)
-    tints = np.broadcast_to(albedo.astype(np.float32, copy=False), at.shape)
+    """Light on points (S, K, 3) of strands.
+
+    Args:
+        points: where, m. wanted: bool (S, K), the others stay dark.
+        albedo: broadcast to (S, K, 3). shift: (S,), see `highlight_shift`.
+        shadows: the lights. gloss: see the kernel. softness: see `raster.visibility`, m.
+
+    Returns:
+        float32 (S, K, 3).
+    """
+    out = np.zeros(points.shape, np.float32)
+    tints = np.broadcast_to(albedo.astype(np.float32, copy=False), points.shape)
+    strands = [wanted.view(np.uint8), points, tangents(points), tints, shift]
     lights = [shadows.views, shadows.offsets, shadows.directions, shadows.hair_colours, shadows.depth]
-    wp.launch(light_strands, at.shape[:2], [at, tangents(at), tints, shift, *lights, softness, wp.vec4(*gloss), out])
+    wp.launch(light_strands, points.shape[:2], [*strands, *lights, softness, wp.vec4(*gloss), out])
     return out
 
 
@@ -232,15 +242,18 @@ def strand_colours(
 
 def draw_hair(canvas: Canvas, person: Person, strands: Strands, shadows: Shadows, light: np.ndarray) -> None:
     """Draws a dark undercoat, then the strands; `light` (3,) is the mean light."""
-    style, points = person.hair.numbers, strands.points
+    random = person.source.stream("hair", "colour")
+    style, points, pixels = person.hair.numbers, strands.points, canvas.view.pixels(strands.points)
     if points.shape[1] >= 11:
-        undercoat = points[::4]
+        undercoat = pixels[::4] + np.array([0, 0, 0.012], np.float32)  # behind the strands
         dark = mean_colour(person.hair_colour) * 0.22 * light
-        canvas.strands(undercoat, dark, 4.2, 1.0, HAIR_CLASS, write_depth=True, behind=0.012)
-    shine = 0.03 + 0.03 * min(1.0, 4 * float(person.hair_colour.pigment.mean()))
-    random, shown = person.source.stream("hair", "colour"), canvas.in_sight(points, style.width)
-    keys = points[shown, :: 4 if points.shape[1] >= 20 else 2]
-    colours = strand_colours(person, strands, shown, keys.shape[1], random)
+        canvas.strands(undercoat, dark, 4.2, 1.0, HAIR_CLASS, write_depth=True)
+    every = 4 if points.shape[1] >= 20 else 2
+    wanted = canvas.in_sight(pixels, len(range(0, points.shape[1], every)), style.width)
+    shown = wanted.any(1)
+    colours = strand_colours(person, strands, shown, wanted.shape[1], random)
     shift = highlight_shift(random, len(points))[shown]
-    lit = lit_strands(keys, colours, shift, shadows, (shine, 0.8, 55.0, 12.0), 0.012)
-    canvas.strands(points[shown], lit, style.width, 0.92, HAIR_CLASS, write_depth=True)
+    shine = 0.03 + 0.03 * min(1.0, 4 * float(person.hair_colour.pigment.mean()))
+    gloss = (shine, 0.8, 55.0, 12.0)
+    lit = lit_strands(points[shown, ::every], wanted[shown], colours, shift, shadows, gloss, 0.012)
+    canvas.strands(pixels[shown], lit, style.width, 0.92, HAIR_CLASS, write_depth=True)

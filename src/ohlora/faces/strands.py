@@ -120,6 +120,7 @@ def _lobe(cosine: float, least: float, exponent: float) -> float:
 
 @wp.kernel
 def light_strands(
+    wanted: wp.array2d(dtype=wp.uint8),
     points: wp.array2d(dtype=wp.vec3),
     tangents: wp.array2d(dtype=wp.vec3),
     albedo: wp.array2d(dtype=wp.vec3),
@@ -138,6 +139,8 @@ def light_strands(
     gloss: strength of the white and of the coloured highlight, then their exponents.
     """
     s, k = wp.tid()
+    if wanted[s, k] == wp.uint8(0):
+        return
     t = tangents[s, k]
     tv = -t[1]
     sv = wp.sqrt(wp.max(0.0, 1.0 - tv * tv))
@@ -182,15 +185,16 @@ def find_in_sight(
     bias: float,
     far: wp.array2d(dtype=float),
     size: int,
-    out: wp.array(dtype=wp.uint8),
+    out: wp.array2d(dtype=wp.uint8),
 ):
-    """Launch over strands, arguments as `draw_strands`; out (S,) is 0 if drawing the strand would change nothing."""
+    """Launch over strands, arguments as `draw_strands`; sets out (S, K) to 1 for the colours it will use."""
     s = wp.tid()
-    out[s] = wp.uint8(0)
+    spacing = float(out.shape[1] - 1) / float(points.shape[1] - 1)
     for k in range(1, points.shape[1]):
         if _in_sight(points[s, k - 1], points[s, k], wp.max(widths[k - 1], widths[k]), bias, far, size):
-            out[s] = wp.uint8(1)
-            break
+            last = wp.min(int(float(k) * spacing) + 1, out.shape[1] - 1)
+            for key in range(int(float(k - 1) * spacing), last + 1):
+                out[s, key] = wp.uint8(1)
 
 
 @wp.kernel
