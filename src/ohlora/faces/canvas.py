@@ -6,8 +6,8 @@ import numpy as np
 import warp as wp
 
 from ohlora.faces.person import Camera
-from ohlora.faces.raster import FAR, draw_triangles, interpolate
-from ohlora.faces.strands import draw_strands
+from ohlora.faces.raster import interpolate, rasterise
+from ohlora.faces.strands import TILE, draw_strands, find_in_sight
 from ohlora.faces.world import Head
 
 
@@ -27,23 +27,26 @@ class View:
     scale: float
     size: int
 
-    def flat(self, points: np.ndarray) -> np.ndarray:
-        """Points (..., 3) to metres in the plane of the target (..., 2), the second axis downwards."""
+    def flat(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Points (..., 3) to metres in the plane of the target, to the right (...) and downwards (...)."""
         shrink = self.distance / (self.distance + points[..., 1] - self.target[1])
         x, z = points[..., 0] - self.target[0], points[..., 2] - self.target[2]
-        return np.stack([x * shrink, -z * shrink], -1)
+        return x * shrink, -z * shrink
 
     def pixels(self, points: np.ndarray) -> np.ndarray:
         """Points (..., 3) to x px, y px, depth in m, float32."""
-        xy = (self.flat(points) - self.centre) * self.scale + self.size / 2
-        return np.concatenate([xy, points[..., 1:2]], -1).astype(np.float32)
+        flat, out = self.flat(points), np.empty(points.shape, np.float32)
+        for axis in range(2):
+            out[..., axis] = (flat[axis] - self.centre[axis]) * self.scale + self.size / 2
+        out[..., 2] = points[..., 1]
+        return out
 
 
 def frame(head: Head, mouth: np.ndarray, camera: Camera, size: int) -> View:
     """Frames a head by eyes and mouth as the FFHQ data set does (Karras et al. 2019), without turning the picture."""
     target = (head.eyes["left"] + head.eyes["right"]) / 2
     view = View(target, camera.distance, np.zeros(2), 1.0, size)
-    left, right, lips = (view.flat(point) for point in (head.eyes["left"], head.eyes["right"], mouth))
+    left, right, lips = (np.stack(view.flat(point)) for point in (head.eyes["left"], head.eyes["right"], mouth))
     across, down = left - right, lips - (left + right) / 2
     half = max(np.hypot(*across) * 2.0, np.hypot(*down) * 1.8) * camera.zoom
     centre = (left + right) / 2 + 0.1 * down + camera.shift * half
@@ -51,74 +54,74 @@ def frame(head: Head, mouth: np.ndarray, camera: Camera, size: int) -> View:
 
 
 class Canvas:
-    """Linear RGB, depth and classes at render size, kept in warp arrays; `image` etc. are numpy views of them.
+    """The picture at render size.
 
     Attributes:
         view: the camera. unit: pixels per 1/256 of the picture.
+        image: linear RGB float32 (H, W, 3). depth: float32 (H, W), m. classes: int32 (H, W).
+        seen: bool (H, W), where the mesh is. face, weights: int32 (N,) and float32 (N, 2), what is seen there.
     """
 
-    def __init__(self, view: View, triangles: wp.array, points: np.ndarray) -> None:
+    def __init__(self, view: View, triangles: np.ndarray, points: np.ndarray) -> None:
         self.view, self.unit = view, view.size / 256
-        self._depth, self._face, self._weights = _layers(view.size)
-        inputs = [triangles, wp.array(view.pixels(points), dtype=wp.vec3), 1]
-        wp.launch(draw_triangles, 1, [*inputs, self._depth, self._face, self._weights])
-        self._triangles = triangles
-        self._image = wp.zeros((view.size, view.size), dtype=wp.vec3)
-        self._classes = wp.zeros((view.size, view.size), dtype=wp.int32)
-        self.face, self.image, self.classes = self._face.numpy(), self._image.numpy(), self._classes.numpy()
+        self.depth, face, weights = rasterise(triangles, view.pixels(points), view.size, cull=True)
+        self.seen = face >= 0
+        self.face, self.weights = face[self.seen], weights[self.seen]
+        self.triangles = triangles
+        self.image = np.zeros((view.size, view.size, 3), np.float32)
+        self.classes = np.zeros((view.size, view.size), np.int32)
 
-    def interpolate(self, values: np.ndarray) -> np.ndarray:
-        """Values float32 (W, K) at the vertices to the pixels, (H, W, K)."""
-        out = wp.zeros((self.view.size, self.view.size, values.shape[1]), dtype=float)
-        inputs = [self._face, self._weights, self._triangles, wp.array(values), out]
-        wp.launch(interpolate, (self.view.size, self.view.size), inputs)
-        return out.numpy()
+    def interpolate(self, values: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Values float32 (W, K) at the vertices to the pixels where the mesh is seen, (N, K)."""
+        if out is None:
+            out = np.empty((len(self.face), values.shape[1]), np.float32)
+        wp.launch(interpolate, len(out), [self.face, self.weights, self.triangles, values, out])
+        return out
+
+    def in_sight(self, pixels: np.ndarray, n_places: int, width: float, bias: float = 0.0) -> np.ndarray:
+        """Which colours `strands` will use on the picture as it is now: bool (S, n_places).
+
+        The others belong to parts of strands that are covered or outside of the picture.
+        """
+        out = np.zeros((len(pixels), n_places), np.uint8)
+        widths = self._widths(width, pixels.shape[1], 0.0)
+        wp.launch(find_in_sight, len(pixels), [pixels, widths, float(bias), self._far(), self.view.size, out])
+        return out.view(bool)
 
     def strands(
         self,
-        points: np.ndarray,
+        pixels: np.ndarray,
         colours: np.ndarray,
-        width: float | np.ndarray,
+        width: float,
         opacity: float,
         class_id: int = -1,
         write_depth: bool = False,
         bias: float = 0.0,
-        behind: float = 0.0,
         taper: float = 0.75,
     ) -> None:
-        """Draws strands (S, P, 3) in metres.
+        """Draws strands.
 
         Args:
-            points: where they run.
+            pixels: where they run, float32 (S, P, 3), see `View.pixels`.
             colours: linear RGB, broadcast to (S, K, 3); K places spread evenly along the strand, from 2 to P.
-            width: in 1/256 of the picture, broadcast to (S, P).
+            width: in 1/256 of the picture.
             opacity: 0..1.
             class_id: written to the class map unless -1.
             write_depth: whether later strands can lie behind these.
             bias: how far (m) a strand may lie behind the surface and still be drawn.
-            behind: how far (m) the strands are pushed back.
             taper: share of the width lost at the tip.
         """
-        shape = points.shape[:2]
-        narrowing = 1 - taper * np.linspace(0, 1, shape[1]) ** 2
-        widths = np.broadcast_to(width * self.unit * narrowing, shape).astype(np.float32)
-        pixels = self.view.pixels(points)
-        pixels[..., 2] += behind
-        places = colours.shape[1] if colours.ndim == 3 and colours.shape[1] > 1 else 2
-        tints = np.ascontiguousarray(np.broadcast_to(colours, (shape[0], places, 3)), dtype=np.float32)
-        arrays = [wp.array(pixels, dtype=wp.vec3), wp.array(tints, dtype=wp.vec3), wp.array(widths)]
-        how = [float(bias), float(opacity), int(write_depth), class_id]
-        wp.launch(draw_strands, 1, [*arrays, *how, self._depth, self._image, self._classes])
+        n_places = colours.shape[1] if colours.ndim == 3 and colours.shape[1] > 1 else 2
+        tints = np.broadcast_to(colours.astype(np.float32, copy=False), (len(pixels), n_places, 3))
+        how = [self._widths(width, pixels.shape[1], taper), float(bias), float(opacity), int(write_depth), class_id]
+        layers = [self._far(), self.depth, self.image, self.classes]
+        wp.launch(draw_strands, 1, [pixels, tints, *how, *layers])
 
+    def _widths(self, width: float, n_points: int, taper: float) -> np.ndarray:
+        """Pixels float32 (n_points,) along a strand that loses the share `taper` of its width at the tip."""
+        return (width * self.unit * (1 - taper * np.linspace(0, 1, n_points) ** 2)).astype(np.float32)
 
-def rasterise(triangles: wp.array, points: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Nearest triangle (H, W) and weights (H, W, 2) of both sides of triangles; points (W, 3) in pixels and depth."""
-    depth, face, weights = _layers(size)
-    wp.launch(draw_triangles, 1, [triangles, wp.array(points, dtype=wp.vec3), 0, depth, face, weights])
-    return face.numpy(), weights.numpy()
-
-
-def _layers(size: int) -> tuple[wp.array, wp.array, wp.array]:
-    depth = wp.full((size, size), FAR, dtype=float)
-    face = wp.full((size, size), -1, dtype=wp.int32)
-    return depth, face, wp.zeros((size, size), dtype=wp.vec2)
+    def _far(self) -> np.ndarray:
+        """Farthest depth in each tile of the picture."""
+        starts = np.arange(0, self.view.size, TILE)
+        return np.maximum.reduceat(np.maximum.reduceat(self.depth, starts, 0), starts, 1)

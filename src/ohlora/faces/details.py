@@ -3,12 +3,13 @@
 import cv2
 import numpy as np
 
-from ohlora.faces.canvas import Canvas, rasterise
+from ohlora.faces.canvas import Canvas
 from ohlora.faces.colour import smoothstep
-from ohlora.faces.hair import lit_strands, mean_colour
+from ohlora.faces.hair import highlight_shift, lit_strands, mean_colour
 from ohlora.faces.light import Lights, Shadows
 from ohlora.faces.mesh import unit
 from ohlora.faces.person import Glasses, Person
+from ohlora.faces.raster import rasterise
 from ohlora.faces.regions import EYE_MIDPOINT
 from ohlora.faces.skin import rgb
 from ohlora.faces.world import FaceWorld, Head
@@ -36,7 +37,7 @@ def draw_mouth(
     inner = canvas.classes == INNER_MOUTH
     if not inner.any():
         return
-    face, weights = rasterise(world.mouth_triangles_wp, canvas.view.pixels(head.coarse), canvas.view.size)
+    _, face, weights = rasterise(world.mouth_triangles, canvas.view.pixels(head.coarse), canvas.view.size)
     seen = inner & (face >= 0)
     two = weights[seen]
     corners = head.coarse[world.mouth_triangles[face[seen]]]
@@ -75,8 +76,10 @@ def draw_beard(canvas: Canvas, world: FaceWorld, person: Person, head: Head, sha
     along = length[:, None, None] * np.linspace(0, 1, 4)[None, :, None]
     points = head.pose(start[:, None] + direction[:, None] * along + np.array([0, 0, -12.0]) * along**2)
     albedo = mean_colour(person.hair_colour) * 0.6 * np.exp(random.normal(0, 0.25, (n, 1, 1)))
-    lit = lit_strands(points[:, ::3], albedo, shadows, (0.01, 0.06, 26.0, 9.0), random, 0.02)
-    canvas.strands(points, lit, 1.0, 0.62, bias=0.003)
+    pixels, shift = canvas.view.pixels(points), highlight_shift(random, n)
+    wanted = canvas.in_sight(pixels, 2, 1.0, bias=0.003)
+    lit = lit_strands(points[:, ::3], wanted, albedo, shift, shadows, (0.01, 0.06, 26.0, 9.0), 0.02)
+    canvas.strands(pixels, lit, 1.0, 0.62, bias=0.003)
 
 
 def draw_glasses(canvas: Canvas, world: FaceWorld, person: Person, head: Head, lights: Lights) -> None:
@@ -86,8 +89,9 @@ def draw_glasses(canvas: Canvas, world: FaceWorld, person: Person, head: Head, l
     random = person.source.stream("glasses", "sheen")
     lines = _frame_lines(world, person.glasses, head)
     lenses = np.zeros(canvas.classes.shape, np.float32)
-    for rim in lines[:2]:
-        outline = np.round(canvas.view.pixels(rim)[:, :2] * 8).astype(np.int32)
+    pixels = canvas.view.pixels(lines)
+    for rim in pixels[:2]:
+        outline = np.round(rim[:, :2] * 8).astype(np.int32)
         cv2.fillPoly(lenses, [outline], 1.0, cv2.LINE_AA, 3)
     y, x = np.mgrid[0 : 1 : canvas.view.size * 1j, 0 : 1 : canvas.view.size * 1j]
     angle = random.uniform(0, 2 * np.pi)
@@ -96,7 +100,7 @@ def draw_glasses(canvas: Canvas, world: FaceWorld, person: Person, head: Head, l
     canvas.image[:] = canvas.image * (1 - 0.06 * lenses[..., None]) + lenses[..., None] * sheen
     gloss = 1 + 0.2 * np.sin(np.linspace(0, 12, lines.shape[1]))[None, :, None]
     metal = person.glasses.colour * 0.3 * lights.colours.sum(0) * gloss + rgb(0.02, 0.02, 0.02)
-    canvas.strands(lines, metal, person.glasses.rim, 1.0, write_depth=True, bias=0.002, taper=0.0)
+    canvas.strands(pixels, metal, person.glasses.rim, 1.0, write_depth=True, bias=0.002, taper=0.0)
 
 
 def _frame_lines(world: FaceWorld, glasses: Glasses, head: Head) -> np.ndarray:

@@ -27,10 +27,10 @@ class DistanceField:
         origin = EYE_MIDPOINT + np.array([-0.15, -0.06, -0.26], np.float32)
         grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1).reshape(-1, 3) * cell + origin
         mesh = wp.Mesh(wp.array(vertices, dtype=wp.vec3), wp.array(triangles.ravel(), dtype=wp.int32))
-        out = wp.zeros(len(grid), dtype=float)
-        wp.launch(_distance, len(grid), [mesh.id, wp.array(grid.astype(np.float32), dtype=wp.vec3), out])
-        distance = gaussian_filter(out.numpy().reshape(shape), 1.0)
+        out = np.empty(len(grid), np.float32)
+        wp.launch(_distance, len(grid), [mesh.id, grid.astype(np.float32), out])
+        distance = gaussian_filter(out.reshape(shape), 1.0)
         field = np.concatenate([np.stack(np.gradient(distance, cell), -1), distance[..., None]], -1)
-        self.values = wp.array(field.astype(np.float32), dtype=wp.vec4)
+        self.values = field.astype(np.float32)
         self.origin = wp.vec3(*map(float, origin))
         self.cells_per_metre = 1 / cell

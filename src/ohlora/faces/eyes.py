@@ -4,7 +4,7 @@ import numpy as np
 
 from ohlora.faces.canvas import Canvas
 from ohlora.faces.colour import GREY_HAIR, IRIS_COLOURS, smoothstep
-from ohlora.faces.hair import lit_strands
+from ohlora.faces.hair import highlight_shift, lit_strands
 from ohlora.faces.light import Lights, Shadows
 from ohlora.faces.mesh import cross, rotation, unit
 from ohlora.faces.person import Person
@@ -80,7 +80,8 @@ def draw_lashes(canvas: Canvas, world: FaceWorld, person: Person, head: Head) ->
         root, tip = (corners[:, k] * (1 - t) + corners[:, k + 1] * t for k in (0, 2))
         strands.append(np.stack([root, (root + tip) / 2, tip], 1))
     opacity = (0.5 if person.identity.woman else 0.3) + 0.3 * paint
-    canvas.strands(np.concatenate(strands), rgb(0.012, 0.01, 0.009), 0.8 + 0.6 * paint, opacity, bias=0.004)
+    pixels = canvas.view.pixels(np.concatenate(strands))
+    canvas.strands(pixels, rgb(0.012, 0.01, 0.009), 0.8 + 0.6 * paint, opacity, bias=0.004)
 
 
 def draw_brows(canvas: Canvas, world: FaceWorld, person: Person, head: Head, shadows: Shadows) -> None:
@@ -92,8 +93,10 @@ def draw_brows(canvas: Canvas, world: FaceWorld, person: Person, head: Head, sha
     for side, sign in (("right", -1), ("left", 1)):
         points = _brow_hairs(world, person, head, sign, random)
         albedo = tint * np.exp(random.normal(0, 0.18, (len(points), 1, 1)))
-        lit = lit_strands(points[:, ::3], albedo, shadows, (0.01, 0.05, 26.0, 9.0), random)
-        canvas.strands(points, lit, 1.0, 0.27, BROW_CLASS[side], bias=0.006)
+        pixels, shift = canvas.view.pixels(points), highlight_shift(random, len(points))
+        wanted = canvas.in_sight(pixels, 2, 1.0, bias=0.006)
+        lit = lit_strands(points[:, ::3], wanted, albedo, shift, shadows, (0.01, 0.05, 26.0, 9.0))
+        canvas.strands(pixels, lit, 1.0, 0.27, BROW_CLASS[side], bias=0.006)
 
 
 def _brow_hairs(world: FaceWorld, person: Person, head: Head, sign: int, random: np.random.Generator) -> np.ndarray:

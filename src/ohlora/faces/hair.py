@@ -108,16 +108,14 @@ def _grow(world: FaceWorld, start: _Start, hair: Hair, random: np.random.Generat
     flow = flow + random.normal(0, 0.08, (n, 3))
     lift = style.lift * (1 - 0.5 * start.sides * (style.sides < 1))
     first = unit(start.normal * lift + flow * (1 - lift))
-    out = wp.zeros((n, style.points), dtype=wp.vec3)
-    vectors = [
-        wp.array(a.astype(np.float32), dtype=wp.vec3) for a in (start.position + start.normal * 0.0005, first, flow)
-    ]
-    scalars = [wp.array(a.astype(np.float32)) for a in (length, standoff, side)]
+    out = np.empty((n, style.points, 3), np.float32)
+    vectors = [a.astype(np.float32) for a in (start.position + start.normal * 0.0005, first, flow)]
+    scalars = [a.astype(np.float32) for a in (length, standoff, side)]
     numbers = [style.gravity, style.stiffness, style.flow_gain, hair.attraction]
     field = world.distance
     place = [field.values, field.origin, field.cells_per_metre, wp.vec3(*map(float, EYE_MIDPOINT))]
     wp.launch(grow, n, [*vectors, *scalars, *numbers, *place, out])
-    return out.numpy()
+    return out
 
 
 def flow_field(name: str, start: _Start, hair: Hair, random: np.random.Generator) -> np.ndarray:
@@ -192,29 +190,47 @@ def _fit(world: FaceWorld, head: Head, index: np.ndarray, points: np.ndarray) ->
 
 def lit_strands(
     points: np.ndarray,
+    wanted: np.ndarray,
     albedo: np.ndarray,
+    shift: np.ndarray,
     shadows: Shadows,
     gloss: tuple[float, float, float, float],
-    random: np.random.Generator,
     softness: float = 0.01,
 ) -> np.ndarray:
-    """Light float32 (S, K, 3) on points (S, K, 3) of strands; `albedo` is broadcast, `gloss`: see the kernel."""
-    at = np.ascontiguousarray(points)
-    out = wp.zeros(at.shape[:2], dtype=wp.vec3)
-    shift = wp.array(random.normal(0.06, 0.07, len(at)).astype(np.float32))
-    tints = np.ascontiguousarray(np.broadcast_to(albedo, at.shape), dtype=np.float32)
-    geometry = [wp.array(a, dtype=wp.vec3) for a in (at, tangents(at), tints)]
+    """Light on points (S, K, 3) of strands.
+
+    Args:
+        points: where, m. wanted: bool (S, K), the others stay dark.
+        albedo: broadcast to (S, K, 3). shift: (S,), see `highlight_shift`.
+        shadows: the lights. gloss: see the kernel. softness: see `raster.visibility`, m.
+
+    Returns:
+        float32 (S, K, 3).
+    """
+    out = np.zeros(points.shape, np.float32)
+    tints = np.broadcast_to(albedo.astype(np.float32, copy=False), points.shape)
+    strands = [wanted.view(np.uint8), points, tangents(points), tints, shift]
     lights = [shadows.views, shadows.offsets, shadows.directions, shadows.hair_colours, shadows.depth]
-    wp.launch(light_strands, at.shape[:2], [*geometry, shift, *lights, softness, wp.vec4(*gloss), out])
-    return out.numpy()
+    wp.launch(light_strands, points.shape[:2], [*strands, *lights, softness, wp.vec4(*gloss), out])
+    return out
 
 
-def strand_colours(person: Person, strands: Strands, n_places: int, random: np.random.Generator) -> np.ndarray:
-    """Albedo float32 (S, n_places, 3): locks and strands differ, roots are darker, tips lighter, some strands grey."""
-    colour, n = person.hair_colour, len(strands.points)
-    grey = np.clip(colour.grey * 1.15 + random.normal(0, 0.22, (n, 1, 1)) * (colour.grey > 0), 0, 1)
-    locks = np.exp(random.normal(0, 0.2, 420))[strands.lock][:, None, None]
-    single = np.exp(random.normal(0, 0.13, (n, 1, 1)))
+def highlight_shift(random: np.random.Generator, n: int) -> np.ndarray:
+    """How far the scales of each strand shift its highlights, float32 (n,)."""
+    return random.normal(0.06, 0.07, n).astype(np.float32)
+
+
+def strand_colours(
+    person: Person, strands: Strands, shown: np.ndarray, n_places: int, random: np.random.Generator
+) -> np.ndarray:
+    """Albedo float32 (N, n_places, 3) of the N strands shown, bool (S,).
+
+    Locks and strands differ, roots are darker, tips lighter, some strands grey.
+    """
+    colour, n = person.hair_colour, len(shown)
+    grey = np.clip(colour.grey * 1.15 + random.normal(0, 0.22, (n, 1, 1))[shown] * (colour.grey > 0), 0, 1)
+    locks = np.exp(random.normal(0, 0.2, 420))[strands.lock[shown]][:, None, None]
+    single = np.exp(random.normal(0, 0.13, (n, 1, 1))[shown])
     t = np.linspace(0, 1, n_places)[None, :, None]
     bleached = 1 + np.array([0.5, 0.42, 0.3]) * t * np.clip(person.hair.length / 0.25, 0, 1)
     pigment = (colour.pigment * bleached * (0.55 + 0.45 * np.minimum(1, t * 2.5 + 0.15))).astype(np.float32)
@@ -227,13 +243,17 @@ def strand_colours(person: Person, strands: Strands, n_places: int, random: np.r
 def draw_hair(canvas: Canvas, person: Person, strands: Strands, shadows: Shadows, light: np.ndarray) -> None:
     """Draws a dark undercoat, then the strands; `light` (3,) is the mean light."""
     random = person.source.stream("hair", "colour")
-    style, points = person.hair.numbers, strands.points
-    keys = points[:, :: 4 if points.shape[1] >= 20 else 2]
-    colours = strand_colours(person, strands, keys.shape[1], random)
+    style, points, pixels = person.hair.numbers, strands.points, canvas.view.pixels(strands.points)
     if points.shape[1] >= 11:
-        undercoat = points[::4]
+        undercoat = pixels[::4] + np.array([0, 0, 0.012], np.float32)  # behind the strands
         dark = mean_colour(person.hair_colour) * 0.22 * light
-        canvas.strands(undercoat, dark, 4.2, 1.0, HAIR_CLASS, write_depth=True, behind=0.012)
+        canvas.strands(undercoat, dark, 4.2, 1.0, HAIR_CLASS, write_depth=True)
+    every = 4 if points.shape[1] >= 20 else 2
+    wanted = canvas.in_sight(pixels, len(range(0, points.shape[1], every)), style.width)
+    shown = wanted.any(1)
+    colours = strand_colours(person, strands, shown, wanted.shape[1], random)
+    shift = highlight_shift(random, len(points))[shown]
     shine = 0.03 + 0.03 * min(1.0, 4 * float(person.hair_colour.pigment.mean()))
-    lit = lit_strands(keys, colours, shadows, (shine, 0.8, 55.0, 12.0), random, 0.012)
-    canvas.strands(points, lit, style.width, 0.92, HAIR_CLASS, write_depth=True)
+    gloss = (shine, 0.8, 55.0, 12.0)
+    lit = lit_strands(points[shown, ::every], wanted[shown], colours, shift, shadows, gloss, 0.012)
+    canvas.strands(pixels[shown], lit, style.width, 0.92, HAIR_CLASS, write_depth=True)

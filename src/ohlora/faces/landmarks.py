@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 
 import numpy as np
-import warp as wp
 
-from ohlora.faces.raster import FAR, draw_triangles
+from ohlora.faces.raster import rasterise
 from ohlora.faces.regions import Regions
 
 FRONT_SIZE, FRONT_SCALE = 1024, 40.0  # pixels, pixels per cm
@@ -41,17 +40,12 @@ def aperture(vertices: np.ndarray, opening: tuple[int, int, int, int]) -> float:
     return float(np.linalg.norm(upper - lower) / np.linalg.norm(corner - other))
 
 
-def front_view(place: np.ndarray, triangles: wp.array) -> FrontView:
+def front_view(place: np.ndarray, triangles: np.ndarray) -> FrontView:
     """Rasterises neutral places (W, 3) in cm."""
     points = np.stack(
         [place[:, 0] * FRONT_SCALE + FRONT_SIZE / 2, -place[:, 2] * FRONT_SCALE + FRONT_SIZE / 2, place[:, 1]], 1
     )
-    depth = wp.full((FRONT_SIZE, FRONT_SIZE), FAR, dtype=float)
-    face = wp.full((FRONT_SIZE, FRONT_SIZE), -1, dtype=wp.int32)
-    weights = wp.zeros((FRONT_SIZE, FRONT_SIZE), dtype=wp.vec2)
-    points_wp = wp.array(points.astype(np.float32), dtype=wp.vec3)
-    wp.launch(draw_triangles, 1, [triangles, points_wp, 1, depth, face, weights])
-    return FrontView(face.numpy(), weights.numpy())
+    return FrontView(*rasterise(triangles, points.astype(np.float32), FRONT_SIZE, cull=True)[1:])
 
 
 def find_landmarks(front: FrontView, triangles: np.ndarray, kind: np.ndarray, regions: Regions) -> Landmarks:

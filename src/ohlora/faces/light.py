@@ -6,7 +6,7 @@ import numpy as np
 import warp as wp
 
 from ohlora.faces.mesh import unit
-from ohlora.faces.raster import FAR, light_vertices, shadow_triangles
+from ohlora.faces.raster import FAR, light_vertices, project, shadow_triangles
 from ohlora.faces.strands import shadow_strands
 
 N_FILL = 9
@@ -74,32 +74,30 @@ class Shadows:
     """
 
     def __init__(
-        self, lights: Lights, centre: np.ndarray, triangles: wp.array, points: np.ndarray, strands: np.ndarray | None
+        self, lights: Lights, centre: np.ndarray, triangles: np.ndarray, points: np.ndarray, strands: np.ndarray | None
     ) -> None:
         scale = MAP_SIZE / MAP_EXTENT
         forward = -lights.directions
         across = unit(np.cross(forward, [0.3, 0.2, 1.0]))
-        views = np.stack([across * scale, np.cross(across, forward) * scale, forward], 1).astype(np.float32)
-        offsets = np.array([MAP_SIZE / 2, MAP_SIZE / 2, 0]) - views @ centre
-        self.views = wp.array(views, dtype=wp.mat33)
-        self.offsets = wp.array(offsets.astype(np.float32), dtype=wp.vec3)
-        self.directions = wp.array(lights.directions, dtype=wp.vec3)
-        self.colours = wp.array(lights.colours, dtype=wp.vec3)
+        self.views = np.stack([across * scale, np.cross(across, forward) * scale, forward], 1).astype(np.float32)
+        offsets = np.array([MAP_SIZE / 2, MAP_SIZE / 2, 0]) - self.views @ centre
+        self.offsets = offsets.astype(np.float32)
+        self.directions, self.colours = lights.directions, lights.colours
         # Hair makes do with every second fill light.
         thinned = lights.colours * np.where(np.arange(N_FILL + 1) % 2 == 1, N_FILL / 5, 0)[:, None]
         thinned[0] = lights.colours[0]
-        self.hair_colours = wp.array(thinned.astype(np.float32), dtype=wp.vec3)
-        self.depth = wp.full((len(views), MAP_SIZE, MAP_SIZE), FAR, dtype=float)
-        body = wp.array(points, dtype=wp.vec3)
-        wp.launch(shadow_triangles, len(views), [triangles, body, self.views, self.offsets, self.depth])
+        self.hair_colours = thinned.astype(np.float32)
+        n = len(lights.directions)
+        self.depth = np.full((n, MAP_SIZE, MAP_SIZE), FAR, np.float32)
+        seen = np.empty((n, len(points), 3), np.float32)
+        wp.launch(project, (n, len(points)), [points, self.views, self.offsets, seen])
+        wp.launch(shadow_triangles, n, [triangles, seen, self.depth])
         if strands is not None:
-            hair = wp.array(strands, dtype=wp.vec3)
-            wp.launch(shadow_strands, len(views), [hair, self.views, self.offsets, 4, self.depth])
+            wp.launch(shadow_strands, n, [strands, self.views, self.offsets, 4, self.depth])
 
-    def light_vertices(self, points: np.ndarray, normals: np.ndarray) -> np.ndarray:
-        """float32 (W, 5), see `raster.light_vertices`."""
-        out = wp.zeros((len(points), 5), dtype=float)
-        geometry = [wp.array(points.astype(np.float32), dtype=wp.vec3), wp.array(normals, dtype=wp.vec3)]
+    def light_vertices(self, vertices: np.ndarray, points: np.ndarray, normals: np.ndarray) -> np.ndarray:
+        """Light on some vertices int32 (N,) of all points (W, 3): float32 (W, 5), see `raster.light_vertices`."""
+        out = np.zeros((len(points), 5), np.float32)
         lights = [self.views, self.offsets, self.directions, self.colours, self.depth]
-        wp.launch(light_vertices, len(points), [*geometry, *lights, wp.vec3(*SKIN_WRAP), out])
-        return out.numpy()
+        wp.launch(light_vertices, len(vertices), [vertices, points, normals, *lights, wp.vec3(*SKIN_WRAP), out])
+        return out

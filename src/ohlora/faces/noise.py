@@ -16,19 +16,19 @@ def _layer(random: np.random.Generator, sigma: float) -> np.ndarray:
 
 
 @cache
-def coarse() -> wp.array:
+def coarse() -> np.ndarray:
     """Noise of several scales, standard deviation 1."""
     random = np.random.default_rng(7)
     total = np.zeros((SIDE,) * 3, np.float32)
     for sigma, weight in ((1, 0.5), (2, 0.7), (4, 1.0), (8, 1.0)):
         total += weight * _layer(random, sigma)
-    return wp.array((total / total.std()).astype(np.float32), dtype=float)
+    return (total / total.std()).astype(np.float32)
 
 
 @cache
-def fine() -> wp.array:
+def fine() -> np.ndarray:
     """Grain of about one cell, standard deviation 1."""
-    return wp.array(_layer(np.random.default_rng(8), 0.8), dtype=float)
+    return _layer(np.random.default_rng(8), 0.8)
 
 
 @wp.kernel
@@ -58,7 +58,7 @@ def _sample(
     out[t] = total
 
 
-def sample(volume: wp.array, points: np.ndarray, scale: float, offset: float, axis: int = 0) -> np.ndarray:
+def sample(volume: np.ndarray, points: np.ndarray, scale: float, offset: float, axis: int = 0) -> np.ndarray:
     """Trilinear values float32 (N,) at points (N, 3) in cm.
 
     Args:
@@ -68,11 +68,10 @@ def sample(volume: wp.array, points: np.ndarray, scale: float, offset: float, ax
         offset: cells by which the volume is moved, so that people differ.
         axis: 0, 1, 2 give values that have nothing to do with each other.
     """
-    out = wp.zeros(len(points), dtype=float)
+    out = np.empty(len(points), np.float32)
     shift = wp.vec3(offset + 31.0 * axis, offset + 17.0 * axis, offset)
-    where = wp.array(np.ascontiguousarray(points, dtype=np.float32), dtype=wp.vec3)
-    wp.launch(_sample, len(points), [volume, where, float(scale), shift, out])
-    return out.numpy()
+    wp.launch(_sample, len(points), [volume, points.astype(np.float32, copy=False), float(scale), shift, out])
+    return out
 
 
 def tilt(points: np.ndarray, scale: float, offset: float) -> np.ndarray:

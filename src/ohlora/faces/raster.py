@@ -1,10 +1,12 @@
 """Warp kernels for triangles: z-buffer, shadow maps, interpolation and the light at each vertex.
 
 On a CPU warp runs the threads of a launch one after another, so that one serial loop over triangles is both the
-simplest and the fastest z-buffer, and every result is the same from run to run.
+simplest and the fastest z-buffer, and every result is the same from run to run. Kernels read and write numpy arrays
+in place.
 """
 
 # mypy: disable-error-code="valid-type, misc"
+import numpy as np
 import warp as wp
 
 FAR = 1.0e9
@@ -49,10 +51,9 @@ def draw_triangles(
         if area < 0.0 or (area > 0.0 and cull == 0):
             xs = _bounds(a[0], b[0], c[0], depth.shape[1])
             ys = _bounds(a[1], b[1], c[1], depth.shape[0])
-            inverse = 1.0 / area
             for y in range(ys[0], ys[1] + 1):
                 for x in range(xs[0], xs[1] + 1):
-                    w = _weights(a, b, c, float(x) + 0.5, float(y) + 0.5, inverse)
+                    w = _weights(a, b, c, float(x) + 0.5, float(y) + 0.5, 1.0 / area)
                     if w[0] >= -1.0e-5 and w[1] >= -1.0e-5 and w[2] >= -1.0e-5:
                         z = w[0] * a[2] + w[1] * b[2] + w[2] * c[2]
                         if z < depth[y, x]:
@@ -61,29 +62,51 @@ def draw_triangles(
                             weights[y, x] = wp.vec2(w[0], w[1])
 
 
+def rasterise(
+    triangles: np.ndarray, points: np.ndarray, size: int, cull: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draws triangles int32 (T, 3) between points float32 (W, 3) of x px, y px, depth; `cull` leaves out back sides.
+
+    Returns:
+        depth float32 (size, size), FAR outside; nearest triangle int32 (size, size), -1 outside; weights
+        float32 (size, size, 2) of its first two corners.
+    """
+    depth = np.full((size, size), FAR, np.float32)
+    face, weights = np.full((size, size), -1, np.int32), np.zeros((size, size, 2), np.float32)
+    wp.launch(draw_triangles, 1, [triangles, points, int(cull), depth, face, weights])
+    return depth, face, weights
+
+
 @wp.kernel
-def shadow_triangles(
-    triangles: wp.array2d(dtype=wp.int32),
+def project(
     points: wp.array(dtype=wp.vec3),
     views: wp.array(dtype=wp.mat33),
     offsets: wp.array(dtype=wp.vec3),
-    depth: wp.array3d(dtype=float),
+    out: wp.array2d(dtype=wp.vec3),
 ):
-    """Launch with one thread per light: the nearest depth seen from it."""
+    """Launch over lights and points: out (L, V) is x px, y px, depth in each light's view."""
+    light, i = wp.tid()
+    out[light, i] = views[light] * points[i] + offsets[light]
+
+
+@wp.kernel
+def shadow_triangles(
+    triangles: wp.array2d(dtype=wp.int32), points: wp.array2d(dtype=wp.vec3), depth: wp.array3d(dtype=float)
+):
+    """Launch with one thread per light: the nearest depth of points (L, V) in its view."""
     light = wp.tid()
     size = depth.shape[1]
     for f in range(triangles.shape[0]):
-        a = views[light] * points[triangles[f, 0]] + offsets[light]
-        b = views[light] * points[triangles[f, 1]] + offsets[light]
-        c = views[light] * points[triangles[f, 2]] + offsets[light]
+        a = points[light, triangles[f, 0]]
+        b = points[light, triangles[f, 1]]
+        c = points[light, triangles[f, 2]]
         area = _area(a, b, c)
         if area != 0.0:
             xs = _bounds(a[0], b[0], c[0], size)
             ys = _bounds(a[1], b[1], c[1], size)
-            inverse = 1.0 / area
             for y in range(ys[0], ys[1] + 1):
                 for x in range(xs[0], xs[1] + 1):
-                    w = _weights(a, b, c, float(x) + 0.5, float(y) + 0.5, inverse)
+                    w = _weights(a, b, c, float(x) + 0.5, float(y) + 0.5, 1.0 / area)
                     if w[0] >= 0.0 and w[1] >= 0.0 and w[2] >= 0.0:
                         z = w[0] * a[2] + w[1] * b[2] + w[2] * c[2]
                         if z < depth[light, y, x]:
@@ -92,23 +115,21 @@ def shadow_triangles(
 
 @wp.kernel
 def interpolate(
-    face: wp.array2d(dtype=wp.int32),
-    weights: wp.array2d(dtype=wp.vec2),
+    face: wp.array(dtype=wp.int32),
+    weights: wp.array(dtype=wp.vec2),
     triangles: wp.array2d(dtype=wp.int32),
     values: wp.array2d(dtype=float),
-    out: wp.array3d(dtype=float),
+    out: wp.array2d(dtype=float),
 ):
-    """Launch over pixels: values (V, K) at the vertices become out (H, W, K)."""
-    y, x = wp.tid()
-    f = face[y, x]
-    if f >= 0:
-        w = weights[y, x]
-        a = triangles[f, 0]
-        b = triangles[f, 1]
-        c = triangles[f, 2]
-        rest = 1.0 - w[0] - w[1]
-        for k in range(values.shape[1]):
-            out[y, x, k] = w[0] * values[a, k] + w[1] * values[b, k] + rest * values[c, k]
+    """Launch over N places on triangles: values (V, K) at the vertices become out (N, K)."""
+    i = wp.tid()
+    w = weights[i]
+    a = triangles[face[i], 0]
+    b = triangles[face[i], 1]
+    c = triangles[face[i], 2]
+    rest = 1.0 - w[0] - w[1]
+    for k in range(values.shape[1]):
+        out[i, k] = w[0] * values[a, k] + w[1] * values[b, k] + rest * values[c, k]
 
 
 @wp.func
@@ -155,6 +176,7 @@ def _wrapped(cosine: float, wrap: float) -> float:
 
 @wp.kernel
 def light_vertices(
+    vertices: wp.array(dtype=wp.int32),
     points: wp.array(dtype=wp.vec3),
     normals: wp.array(dtype=wp.vec3),
     views: wp.array(dtype=wp.mat33),
@@ -165,11 +187,11 @@ def light_vertices(
     wrap: wp.vec3,
     out: wp.array2d(dtype=float),
 ):
-    """Launch over vertices. out (V, 5): irradiance RGB, openness 0..1, visibility of the key light (light 0).
+    """Launch over those vertices wanted. out (V, 5): irradiance RGB, openness 0..1, visibility of the key light (0).
 
     `wrap` lets light reach past the terminator, most in red, as scattering under the skin does.
     """
-    i = wp.tid()
+    i = vertices[wp.tid()]
     normal = normals[i]
     if normal[1] > 0.35:  # faces away from the camera
         return

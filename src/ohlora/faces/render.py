@@ -65,7 +65,7 @@ def _threads() -> ThreadpoolController:
 def _render(world: FaceWorld, person: Person, size: int) -> Rendered:
     head = world.head(person, bulge(world.regions, world.follow, person.clothes))
     mouth = head.posed[world.regions["lips"] > 0.5].mean(0)
-    canvas = Canvas(frame(head, mouth, person.camera, size * SUPERSAMPLING), world.triangles_wp, head.posed)
+    canvas = Canvas(frame(head, mouth, person.camera, size * SUPERSAMPLING), world.triangles, head.posed)
     lights = sample_lights(person.source.stream("light"))
     strands = grow_hair(world, person, head)
     centre = canvas.view.target + np.array([0, 0.06, 0])
@@ -91,34 +91,33 @@ def _paint_surface(
 ) -> np.ndarray:
     """Background, body and eyeballs into the canvas; returns the light (3,) that falls on the lips."""
     canvas.image[:] = draw_background(person.source.stream("background"), canvas.view.size)
-    seen = canvas.face >= 0
-    surface = _surface(canvas, world, person, head, shadows, seen)
+    surface = _surface(canvas, world, person, head, shadows)
     scalp = scalp_cover(surface, person)
     colour = shade_body(surface, person, lights, scalp)
     shade_eyes(colour, surface, person, head, lights)
-    canvas.image[seen] = colour
-    canvas.classes[seen] = _classes(surface, scalp)
+    canvas.image[canvas.seen] = colour
+    canvas.classes[canvas.seen] = _classes(surface, scalp)
     lips = surface["lips"] > 0.5
     return np.median(surface.irradiance[lips], 0) if lips.any() else np.full(3, 0.4, np.float32)
 
 
-def _surface(
-    canvas: Canvas, world: FaceWorld, person: Person, head: Head, shadows: Shadows, seen: np.ndarray
-) -> Surface:
-    light = shadows.light_vertices(head.posed, head.normals)
-    columns = [head.posed, head.normals, world.regions.place, light, world.regions.values]
-    pixels = canvas.interpolate(np.concatenate(columns, 1, dtype=np.float32))[seen]
-    place, regions = pixels[:, 6:9], pixels[:, 14:]
+def _surface(canvas: Canvas, world: FaceWorld, person: Person, head: Head, shadows: Shadows) -> Surface:
+    wanted = np.zeros(len(head.posed), bool)
+    wanted[world.triangles[canvas.face]] = True
+    light = shadows.light_vertices(np.flatnonzero(wanted).astype(np.int32), head.posed, head.normals)
+    place, light = canvas.interpolate(world.regions.place), canvas.interpolate(light)
+    # A region lies in one piece in memory, as it is read.
+    regions = canvas.interpolate(world.regions.values, np.empty((len(NAMES), len(place)), np.float32).T)
     return Surface(
-        position=pixels[:, :3],
-        normal=unit(pixels[:, 3:6]),
+        position=canvas.interpolate(head.posed),
+        normal=unit(canvas.interpolate(head.normals)),
         place=place,
-        irradiance=pixels[:, 9:12],
-        openness=pixels[:, 12],
-        key=pixels[:, 13],
+        irradiance=light[:, :3],
+        openness=light[:, 3],
+        key=light[:, 4],
         regions=regions,
         cloth=is_dressed(place, regions[:, NAMES.index("neck")], person.clothes),
-        kind=world.kind[canvas.face[seen]],
+        kind=world.kind[canvas.face],
     )
 
 

@@ -5,6 +5,8 @@ import warp as wp
 
 from ohlora.faces.raster import visibility
 
+TILE = 8  # pixels; the farthest depth of a tile tells early that a strand is covered
+
 
 @wp.func
 def _sample(field: wp.array3d(dtype=wp.vec4), origin: wp.vec3, cells_per_metre: float, p: wp.vec3) -> wp.vec4:
@@ -118,6 +120,7 @@ def _lobe(cosine: float, least: float, exponent: float) -> float:
 
 @wp.kernel
 def light_strands(
+    wanted: wp.array2d(dtype=wp.uint8),
     points: wp.array2d(dtype=wp.vec3),
     tangents: wp.array2d(dtype=wp.vec3),
     albedo: wp.array2d(dtype=wp.vec3),
@@ -136,6 +139,8 @@ def light_strands(
     gloss: strength of the white and of the coloured highlight, then their exponents.
     """
     s, k = wp.tid()
+    if wanted[s, k] == wp.uint8(0):
+        return
     t = tangents[s, k]
     tv = -t[1]
     sv = wp.sqrt(wp.max(0.0, 1.0 - tv * tv))
@@ -157,50 +162,83 @@ def light_strands(
 
 
 @wp.func
-def _in_front(depth: wp.array2d(dtype=float), x: int, y: int, z: float) -> bool:
-    """Whether pixel x, y is in the picture and nothing nearer than z is drawn there."""
-    if x < 0 or y < 0 or x >= depth.shape[1] or y >= depth.shape[0]:
-        return False
-    return z < depth[y, x]
+def _in_sight(p: wp.vec3, q: wp.vec3, width: float, bias: float, far: wp.array2d(dtype=float), size: int) -> bool:
+    """Whether a piece of strand p .. q may show: False only if all of it is outside of the picture or covered."""
+    margin = 0.5 * width + 1.0
+    x0 = wp.max(int(wp.floor(wp.min(p[0], q[0]) - margin)), 0) // TILE
+    y0 = wp.max(int(wp.floor(wp.min(p[1], q[1]) - margin)), 0) // TILE
+    x1 = wp.min(int(wp.floor(wp.max(p[0], q[0]) + margin)), size - 1)
+    y1 = wp.min(int(wp.floor(wp.max(p[1], q[1]) + margin)), size - 1)
+    nearest = wp.min(p[2], q[2]) - bias - 1.0e-5
+    if x1 >= 0 and y1 >= 0:
+        for y in range(y0, y1 // TILE + 1):
+            for x in range(x0, x1 // TILE + 1):
+                if nearest < far[y, x]:
+                    return True
+    return False
+
+
+@wp.kernel
+def find_in_sight(
+    points: wp.array2d(dtype=wp.vec3),
+    widths: wp.array(dtype=float),
+    bias: float,
+    far: wp.array2d(dtype=float),
+    size: int,
+    out: wp.array2d(dtype=wp.uint8),
+):
+    """Launch over strands, arguments as `draw_strands`; sets out (S, K) to 1 for the colours it will use."""
+    s = wp.tid()
+    spacing = float(out.shape[1] - 1) / float(points.shape[1] - 1)
+    for k in range(1, points.shape[1]):
+        if _in_sight(points[s, k - 1], points[s, k], wp.max(widths[k - 1], widths[k]), bias, far, size):
+            last = wp.min(int(float(k) * spacing) + 1, out.shape[1] - 1)
+            for key in range(int(float(k - 1) * spacing), last + 1):
+                out[s, key] = wp.uint8(1)
 
 
 @wp.kernel
 def draw_strands(
     points: wp.array2d(dtype=wp.vec3),
     colours: wp.array2d(dtype=wp.vec3),
-    widths: wp.array2d(dtype=float),
+    widths: wp.array(dtype=float),
     bias: float,
     opacity: float,
     write_depth: int,
     class_id: int,
+    far: wp.array2d(dtype=float),
     depth: wp.array2d(dtype=float),
     image: wp.array2d(dtype=wp.vec3),
     class_map: wp.array2d(dtype=wp.int32),
 ):
     """Launch with dim 1. Blends strands (S, P) of x px, y px, depth; colours (S, K), 2 <= K <= P, are spread evenly."""
+    size = depth.shape[0]
     spacing = float(colours.shape[1] - 1) / float(points.shape[1] - 1)
     for s in range(points.shape[0]):
         for k in range(1, points.shape[1]):
             p = points[s, k - 1]
-            d = points[s, k] - p
-            n = int(wp.max(wp.abs(d[0]), wp.abs(d[1]))) + 1
-            flat = wp.abs(d[0]) > wp.abs(d[1])
-            for i in range(n):
-                t = (float(i) + 0.5) / float(n)
-                r = p + d * t
-                half = 0.5 * (widths[s, k - 1] * (1.0 - t) + widths[s, k] * t)
-                place = (float(k - 1) + t) * spacing
-                key = wp.min(int(place), colours.shape[1] - 2)
-                c = wp.lerp(colours[s, key], colours[s, key + 1], place - float(key))
-                middle = r[1] if flat else r[0]
-                for j in range(int(wp.floor(middle - half)), int(wp.floor(middle + half)) + 1):
-                    cover = wp.min(middle + half, float(j) + 1.0) - wp.max(middle - half, float(j))
-                    x = int(r[0]) if flat else j
-                    y = j if flat else int(r[1])
-                    if cover > 0.02 and _in_front(depth, x, y, r[2] - bias):
-                        a = wp.min(cover, 1.0) * opacity
-                        image[y, x] = image[y, x] * (1.0 - a) + c * a
-                        if write_depth == 1 and a > 0.45:
-                            depth[y, x] = r[2]
-                        if class_id >= 0 and cover > 0.3:
-                            class_map[y, x] = class_id
+            if _in_sight(p, points[s, k], wp.max(widths[k - 1], widths[k]), bias, far, size):
+                d = points[s, k] - p
+                n = int(wp.max(wp.abs(d[0]), wp.abs(d[1]))) + 1
+                flat = wp.abs(d[0]) > wp.abs(d[1])
+                for i in range(n):
+                    t = (float(i) + 0.5) / float(n)
+                    r = p + d * t
+                    half = 0.5 * (widths[k - 1] * (1.0 - t) + widths[k] * t)
+                    middle = r[1] if flat else r[0]
+                    for j in range(int(wp.floor(middle - half)), int(wp.floor(middle + half)) + 1):
+                        x = int(r[0]) if flat else j
+                        y = j if flat else int(r[1])
+                        if x >= 0 and y >= 0 and x < size and y < size:
+                            if r[2] - bias < depth[y, x]:  # warp's `and` would read it outside of the picture, too
+                                cover = wp.min(middle + half, float(j) + 1.0) - wp.max(middle - half, float(j))
+                                if cover > 0.02:
+                                    place = (float(k - 1) + t) * spacing
+                                    key = wp.min(int(place), colours.shape[1] - 2)
+                                    c = wp.lerp(colours[s, key], colours[s, key + 1], place - float(key))
+                                    a = wp.min(cover, 1.0) * opacity
+                                    image[y, x] = image[y, x] * (1.0 - a) + c * a
+                                    if write_depth == 1 and a > 0.45:
+                                        depth[y, x] = r[2]
+                                    if class_id >= 0 and cover > 0.3:
+                                        class_map[y, x] = class_id

@@ -92,6 +92,7 @@ class FaceWorld:
     def __init__(self, bank: Bank | Path | None = None) -> None:
         wp.config.log_level = wp.LOG_ERROR
         wp.init()
+        wp.set_device("cpu")  # the kernels work on numpy arrays
         self.bank = bank if isinstance(bank, Bank) else load_bank(bank)
         bank = self.bank
         skin = bank.of_group("body", "helper-l-eye", "helper-r-eye")
@@ -106,9 +107,8 @@ class FaceWorld:
         self._flat_shapes = sparse.csr_matrix(bank.shapes.reshape(len(bank.shapes), -1).T)
         jaw = self.subdivide @ bank.shapes[self._n_phenotype + bank.facial.index("jawOpen")][:, 2]
         self.regions = find_regions(bank, self.neutral, jaw)
-        self.triangles_wp = wp.array(self.triangles, dtype=wp.int32)
-        self.occluders = wp.array(split_quads(bank.of_group("body")), dtype=wp.int32)
-        self.front = front_view(self.regions.place, self.triangles_wp)
+        self.occluders = split_quads(bank.of_group("body"))
+        self.front = front_view(self.regions.place, self.triangles)
         self.landmarks: Landmarks = find_landmarks(self.front, self.triangles, self.kind, self.regions)
         self._set_up_mouth_and_eyes()
         self._set_up_head_fit()
@@ -120,7 +120,6 @@ class FaceWorld:
     def _set_up_mouth_and_eyes(self) -> None:
         parts = [split_quads(self.bank.of_group(name)) for name in _MOUTH_PARTS]
         self.mouth_triangles = np.concatenate(parts)
-        self.mouth_triangles_wp = wp.array(self.mouth_triangles, dtype=wp.int32)
         self.mouth_is_tongue = np.repeat([False, False, True], [len(part) for part in parts])
         self.eyeball = {side: np.unique(self.bank.of_group(f"helper-{side[0]}-eye")) for side in SIDES}
         self.lashes = np.concatenate([self._lash_quads(side, row) for side in SIDES for row in "12"])
