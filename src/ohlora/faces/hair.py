@@ -250,7 +250,7 @@ def draw_hair(canvas: Canvas, person: Person, strands: Strands, shadows: Shadows
         canvas.strands(undercoat, dark, 4.2, 1.0, HAIR_CLASS, write_depth=True)
     every = 4 if points.shape[1] >= 20 else 2
     wanted = canvas.in_sight(pixels, len(range(0, points.shape[1], every)), style.width)
-    shown = wanted.any(1)
+    shown = np.asarray(wanted.any(axis=1))
     colours = strand_colours(person, strands, shown, wanted.shape[1], random)
     shift = highlight_shift(random, len(points))[shown]
     shine = 0.03 + 0.03 * min(1.0, 4 * float(person.hair_colour.pigment.mean()))
