@@ -50,8 +50,9 @@ def load_discriminator(source: Source) -> Discriminator:
 def load_property_cnn(source: Source) -> PropertyCNN:
     """The property CNN (7 or 8 outputs) of a file or state dict, in eval mode; errors as `load_generator`."""
     state, name = _state(source)
+    _check_finite(name, state)
     try:
-        return PropertyCNN.from_state_dict(_finite(name, state))
+        return PropertyCNN.from_state_dict(state)
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
 
@@ -126,17 +127,17 @@ def _read(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _finite(name: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _check_finite(name: str, state: dict[str, Tensor]) -> None:
     for key, value in state.items():
         if not torch.isfinite(value).all():
             raise UserError(f"{name}: {key} has values that are not finite")
-    return state
 
 
 def _build(name: str, state: dict[str, Tensor], build: Callable[[dict[str, Tensor]], Network]) -> Network:
     """The network that `build` makes for a state dict, filled and in eval mode."""
+    _check_finite(name, state)
     try:
-        return rebuild(lambda _: build(state), _finite(name, state), resolution=0)
+        return rebuild(lambda _: build(state), state, resolution=0)
     except UserError as error:
         message = str(error)
     except (
