@@ -152,6 +152,15 @@ def test_weights_of_another_network_are_refused_with_the_first_differences():
         PropertyCNN.from_state_dict(state)
 
 
+@pytest.mark.parametrize("resolution", [64, 128, 256])
+def test_differences_are_those_to_the_most_alike_resolution(resolution: int):
+    state = network("property", resolution, 1 / 32).state_dict()
+    del state["pose_score_cnn.conv2.0.bias"]
+    message = r"another network: pose_score_cnn\.conv2\.0\.bias expected \(\d+,\), found None$"
+    with pytest.raises(UserError, match=message):
+        PropertyCNN.from_state_dict(state)
+
+
 def test_only_seven_or_eight_outputs():
     with pytest.raises(ValueError, match="7, and 8"):
         PropertyCNN(outputs=6)

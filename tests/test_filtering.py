@@ -154,6 +154,10 @@ def test_metrics_without_a_second_class_leave_auroc_out() -> None:
     assert np.isfinite(metrics["loss"])
 
 
+def test_network_gone_wrong_has_no_finite_loss() -> None:
+    assert np.isnan(classification_metrics(np.array([0.5, np.nan, 0.5]), np.array([0, 1, 1]))["loss"])
+
+
 @pytest.mark.parametrize("bf16", [False, True])
 def test_ensemble_learns_keeps_its_best_epoch_and_survives_its_file(tmp_path: Path, bf16: bool) -> None:
     images, labels = toy()
@@ -235,6 +239,14 @@ def test_labels_count_before_votes_and_reasons_say_why(tmp_path: Path) -> None:
     assert result["reason"].tolist() == ["", "gender below 0.7", "", "gender below 0.7", "quality below 0.9"]
     write_csv(tmp_path / "filter.csv", result)
     assert kept_ids(tmp_path / "filter.csv").tolist() == [0, 2]
+
+
+def test_vote_that_is_no_number_is_not_kept() -> None:
+    labels = table().iloc[:0].set_index("id")[["gender", "quality", "gender_source", "quality_source"]]
+    scores = {"gender": np.array([np.nan, 0.9]), "quality": np.array([1.0, 1.0])}
+    result = filter_table(np.arange(2), labels, scores, {"gender": 0.7, "quality": 0.9})
+    assert result["kept"].tolist() == [0, 1]
+    assert result["reason"].tolist() == ["gender below 0.7", ""]
 
 
 def test_thresholds_that_keep_nothing_are_named() -> None:

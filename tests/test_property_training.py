@@ -33,6 +33,12 @@ def fitted(seed: int = 0, epochs: int = 6) -> tuple:
     return model, result, valid, images, targets
 
 
+def test_training_that_diverges_is_one_line() -> None:
+    images, targets = toy()
+    with pytest.raises(UserError, match=r"train_property_cnn\.learning_rate = 1e\+30: .* is (nan|inf), allowed"):
+        train(PropertyCNN(resolution=64), images, targets, 0.2, Schedule(1, 1, 1e30, 8), seed=0, device=CPU)
+
+
 def test_missing_targets_do_not_count() -> None:
     predicted = torch.tensor([[1.0, 5.0], [2.0, 7.0]])
     targets = torch.tensor([[0.0, float("nan")], [0.0, float("nan")]])

@@ -73,7 +73,7 @@ def classification_metrics(probability: np.ndarray, label: np.ndarray) -> dict[s
     """Loss (cross-entropy, nats), accuracy, recall, precision, F1 and, if both classes are there, AUROC.
 
     Args:
-        probability: (N,) in [0, 1], of class 1.
+        probability: (N,) in [0, 1], of class 1; NaN of a training gone wrong makes the loss NaN.
         label: (N,) 0 or 1.
     """
     sure = np.clip(probability.astype(np.float64), 1e-7, 1 - 1e-7)
@@ -85,7 +85,7 @@ def classification_metrics(probability: np.ndarray, label: np.ndarray) -> dict[s
         "precision": float(precision_score(label, predicted, zero_division=0)),
         "f1": float(f1_score(label, predicted, zero_division=0)),
     }
-    if len(np.unique(label)) == 2:
+    if len(np.unique(label)) == 2 and np.isfinite(probability).all():
         metrics["auroc"] = float(roc_auc_score(label, probability))
     return metrics
 
@@ -225,7 +225,7 @@ def filter_table(
         given = labels.reindex(ids)
         table[attribute] = np.where(labelled, given[attribute], np.round(scores[attribute].astype(np.float64), 4))
         table[f"{attribute}_source"] = np.where(labelled, given[f"{attribute}_source"], "cnn")
-        low = (table[attribute] < thresholds[attribute]).to_numpy()
+        low = ~(table[attribute] >= thresholds[attribute]).to_numpy()  # what is no number is not kept
         reasons[low] += f" {attribute} below {thresholds[attribute]:g}"
     table["kept"] = (reasons == "").astype(int)
     table["reason"] = [reason.strip() for reason in reasons]

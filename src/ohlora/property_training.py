@@ -1,5 +1,6 @@
 """Training of the property CNN on scores read from parse maps, and how well it repeats them."""
 
+import math
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -55,7 +56,7 @@ def train(
         The history, and the indices of the images held back.
 
     Raises:
-        UserError: fewer than MIN_IMAGES images.
+        UserError: fewer than MIN_IMAGES images, or no epoch with a finite loss.
     """
     if len(images) < MIN_IMAGES:
         raise UserError(
@@ -86,6 +87,11 @@ def train(
         device=device,
         on_epoch=on_epoch,
     )
+    if not math.isfinite(fitted.best["loss"]):
+        raise UserError(
+            f"train_property_cnn.learning_rate = {schedule.learning_rate}: the loss on the images held back is "
+            f"{fitted.best['loss']}, allowed is a finite one; lower it"
+        )
     return fitted, valid
 
 

@@ -46,20 +46,20 @@ def load_discriminator(source: Source) -> Discriminator | PropertyDiscriminator:
     """The discriminator of a file or state dict, in eval mode; arguments and errors as `load_generator`."""
     state, name = _state(source, "discriminator")
     if any(key.startswith("cnn.") for key in state):
-        return _named(name, lambda: PropertyDiscriminator.from_state_dict(_finite(name, state)))
+        return _named(name, state, PropertyDiscriminator.from_state_dict)
     return _build(name, state, _discriminator)
 
 
 def load_encoder(source: Source) -> Encoder:
     """FineTune-v3's encoder of a file or state dict, in eval mode; errors as `load_generator`."""
     state, name = _state(source)
-    return _named(name, lambda: Encoder.from_state_dict(_finite(name, state)))
+    return _named(name, state, Encoder.from_state_dict)
 
 
 def load_property_cnn(source: Source) -> PropertyCNN:
     """The property CNN (7 or 8 outputs) of a file or state dict, in eval mode; errors as `load_generator`."""
     state, name = _state(source)
-    return _named(name, lambda: PropertyCNN.from_state_dict(_finite(name, state)))
+    return _named(name, state, PropertyCNN.from_state_dict)
 
 
 def load_parser(source: PathLike) -> Parser:
@@ -132,17 +132,17 @@ def _read(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _finite(name: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _check_finite(name: str, state: dict[str, Tensor]) -> None:
     for key, value in state.items():
         if not torch.isfinite(value).all():
             raise UserError(f"{name}: {key} has values that are not finite")
-    return state
 
 
-def _named(name: str, build: Callable[[], Network]) -> Network:
-    """What `build` gives; its errors say which file they are about."""
+def _named(name: str, state: dict[str, Tensor], build: Callable[[dict[str, Tensor]], Network]) -> Network:
+    """What `build` makes of a state dict; its errors say which file they are about."""
+    _check_finite(name, state)
     try:
-        return build()
+        return build(state)
     except UserError as error:
         raise UserError(str(error) if str(error).startswith(name) else f"{name}: {error}") from None
     except KeyError as error:
@@ -151,8 +151,9 @@ def _named(name: str, build: Callable[[], Network]) -> Network:
 
 def _build(name: str, state: dict[str, Tensor], build: Callable[[dict[str, Tensor]], Network]) -> Network:
     """The network that `build` makes for a state dict, filled and in eval mode."""
+    _check_finite(name, state)
     try:
-        return rebuild(lambda _: build(state), _finite(name, state), resolution=0)
+        return rebuild(lambda _: build(state), state, resolution=0)
     except UserError as error:
         message = str(error)
     except (

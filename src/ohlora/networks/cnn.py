@@ -293,19 +293,19 @@ def rebuild(build: Callable[[int], Network], state: Mapping[str, Tensor], resolu
     """The first network build(resolution) whose keys and shapes are the state dict's, filled and in eval mode.
 
     Raises:
-        UserError: If there is none; names the first tensors that differ from the first network tried.
+        UserError: If there is none; names the first tensors that differ from the most alike network tried.
     """
     found = {key: tuple(tensor.shape) for key, tensor in state.items()}
-    tried = RESOLUTIONS if resolution is None else (resolution,)
-    for candidate in tried:
-        if shapes(build, candidate) == found:
+    differences = []
+    for candidate in RESOLUTIONS if resolution is None else (resolution,):
+        expected = shapes(build, candidate)
+        keys = dict.fromkeys(key for key in (*expected, *found) if expected.get(key) != found.get(key))
+        if not keys:
             model = build(candidate)
             model.load_state_dict(dict(state))
             return model.eval()
-    expected = shapes(build, tried[0])
-    keys = [key for key in (*expected, *found) if expected.get(key) != found.get(key)]
-    listed = "; ".join(f"{key} expected {expected.get(key)}, found {found.get(key)}" for key in dict.fromkeys(keys[:3]))
-    raise UserError(f"weights of another network: {listed}")
+        differences.append([f"{key} expected {expected.get(key)}, found {found.get(key)}" for key in keys])
+    raise UserError(f"weights of another network: {'; '.join(min(differences, key=len)[:3])}")
 
 
 def shapes(build: Callable[[int], nn.Module], resolution: int) -> dict[str, tuple[int, ...]]:

@@ -5,7 +5,7 @@ import numpy as np
 from ohlora.errors import UserError, main
 from ohlora.files import save_npz, write_json
 from ohlora.plots import histograms, save_figure
-from ohlora.properties import PROPERTY_NAMES
+from ohlora.properties import ALL_PROPERTY_NAMES
 from ohlora.rng import standard_normal
 from ohlora.sampling import sample
 from ohlora.stages import Stage
@@ -25,7 +25,8 @@ def run() -> None:
         if not np.isfinite(samples.scores).all():
             raise UserError(f"{PROPERTY_CNN}: reads no number from some images; train it again (train_property_cnn)")
         save_npz(SAMPLES, z=samples.z, w=samples.w, scores=samples.scores)
-        scores = dict(zip(PROPERTY_NAMES, samples.scores.T.astype(np.float64), strict=True))
+        # Seven columns, or eight with the hairstyle.
+        scores = dict(zip(ALL_PROPERTY_NAMES, samples.scores.T.astype(np.float64), strict=False))
         save_figure(PLOT.format("sample"), histograms(scores))
         spread = {name: {"mean": float(column.mean()), "std": float(column.std())} for name, column in scores.items()}
         write_json(METRICS.format("sample"), {"n_samples": len(z), "scores": spread})

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ohlora.errors import main
+from ohlora.errors import UserError, main
 from ohlora.files import ImageZip, read_csv, save_tensors, write_csv, write_json
 from ohlora.labels import kept_ids
 from ohlora.networks.cnn import PropertyCNN
@@ -33,6 +33,8 @@ def run() -> None:
     with Stage("train_property_cnn", "seed", "train_property_cnn") as stage, ImageZip(IMAGES) as archive:
         params = stage.params.train_property_cnn
         scores = read_csv(SCORES_V2, {"id": int, **dict.fromkeys(PROPERTY_NAMES, float)}, missing=True)
+        if scores.empty:
+            raise UserError(f"{SCORES_V2}: no row in it; run stage score again")
         ids, targets = scores["id"].to_numpy(), scores[list(PROPERTY_NAMES)].to_numpy()
         kept = kept_ids(FILTER)
         images = archive.tensor(ids)
