@@ -1,13 +1,15 @@
 """The camera, and the picture under construction."""
 
+import math
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import warp as wp
 
 from ohlora.faces.person import Camera
 from ohlora.faces.raster import interpolate, rasterise
-from ohlora.faces.strands import TILE, draw_strands, find_in_sight
+from ohlora.faces.strands import GAP, draw_strands, find_in_sight
 from ohlora.faces.world import Head
 
 
@@ -84,8 +86,7 @@ class Canvas:
         The others belong to parts of strands that are covered or outside of the picture.
         """
         out = np.zeros((len(pixels), n_places), np.uint8)
-        widths = self._widths(width, pixels.shape[1], 0.0)
-        wp.launch(find_in_sight, len(pixels), [pixels, widths, float(bias), self._far(), self.view.size, out])
+        wp.launch(find_in_sight, len(pixels), [pixels, *self._far(width, bias), out])
         return out.view(bool)
 
     def strands(
@@ -113,15 +114,12 @@ class Canvas:
         """
         n_places = colours.shape[1] if colours.ndim == 3 and colours.shape[1] > 1 else 2
         tints = np.broadcast_to(colours.astype(np.float32, copy=False), (len(pixels), n_places, 3))
-        how = [self._widths(width, pixels.shape[1], taper), float(bias), float(opacity), int(write_depth), class_id]
-        layers = [self._far(), self.depth, self.image, self.classes]
-        wp.launch(draw_strands, 1, [pixels, tints, *how, *layers])
+        widths = width * self.unit * (1 - taper * np.linspace(0, 1, pixels.shape[1]) ** 2)
+        how = [widths.astype(np.float32), float(opacity), int(write_depth), class_id, *self._far(width, bias)]
+        wp.launch(draw_strands, 1, [pixels, tints, *how, float(bias), self.depth, self.image, self.classes])
 
-    def _widths(self, width: float, n_points: int, taper: float) -> np.ndarray:
-        """Pixels float32 (n_points,) along a strand that loses the share `taper` of its width at the tip."""
-        return (width * self.unit * (1 - taper * np.linspace(0, 1, n_points) ** 2)).astype(np.float32)
-
-    def _far(self) -> np.ndarray:
-        """Farthest depth in each tile of the picture."""
-        starts = np.arange(0, self.view.size, TILE)
-        return np.maximum.reduceat(np.maximum.reduceat(self.depth, starts, 0), starts, 1)
+    def _far(self, width: float, bias: float) -> tuple[np.ndarray, float]:
+        """`far` and `reach` of `strands.draw_strands`."""
+        reach = math.ceil(0.5 * width * self.unit) + 1 + GAP
+        farthest = cv2.dilate(self.depth, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8))
+        return farthest + (bias + 1e-5), float(reach)  # 1e-5 m are for rounding

@@ -5,7 +5,7 @@ import warp as wp
 
 from ohlora.faces.raster import visibility
 
-TILE = 8  # pixels; the farthest depth of a tile tells early that a strand is covered
+GAP = 2  # pixels between a place that is looked up and the end of the piece of a strand it stands for
 
 
 @wp.func
@@ -162,38 +162,46 @@ def light_strands(
 
 
 @wp.func
-def _in_sight(p: wp.vec3, q: wp.vec3, width: float, bias: float, far: wp.array2d(dtype=float), size: int) -> bool:
-    """Whether a piece of strand p .. q may show: False only if all of it is outside of the picture or covered."""
-    margin = 0.5 * width + 1.0
-    x0 = wp.max(int(wp.floor(wp.min(p[0], q[0]) - margin)), 0) // TILE
-    y0 = wp.max(int(wp.floor(wp.min(p[1], q[1]) - margin)), 0) // TILE
-    x1 = wp.min(int(wp.floor(wp.max(p[0], q[0]) + margin)), size - 1)
-    y1 = wp.min(int(wp.floor(wp.max(p[1], q[1]) + margin)), size - 1)
-    nearest = wp.min(p[2], q[2]) - bias - 1.0e-5
-    if x1 >= 0 and y1 >= 0:
-        for y in range(y0, y1 // TILE + 1):
-            for x in range(x0, x1 // TILE + 1):
-                if nearest < far[y, x]:
-                    return True
+def _steps(d: wp.vec3) -> int:
+    """Places at which a piece d of a strand is drawn, about one a pixel."""
+    return int(wp.max(wp.abs(d[0]), wp.abs(d[1]))) + 1
+
+
+@wp.func
+def _in_sight(p: wp.vec3, d: wp.vec3, far: wp.array2d(dtype=float), reach: float) -> bool:
+    """Whether a piece p .. p + d of a strand may show: not if it is covered or outside of the picture."""
+    size = far.shape[0]
+    end = float(size) + reach
+    nearest = wp.min(p[2], p[2] + d[2])
+    n = _steps(d) // (2 * GAP) + 1
+    for i in range(n):
+        t = (float(i) + 0.5) / float(n)
+        x = p[0] + d[0] * t
+        y = p[1] + d[1] * t
+        if x >= -reach and y >= -reach and x <= end and y <= end:
+            if nearest < far[wp.clamp(int(y), 0, size - 1), wp.clamp(int(x), 0, size - 1)]:
+                return True
     return False
 
 
 @wp.kernel
 def find_in_sight(
     points: wp.array2d(dtype=wp.vec3),
-    widths: wp.array(dtype=float),
-    bias: float,
     far: wp.array2d(dtype=float),
-    size: int,
+    reach: float,
     out: wp.array2d(dtype=wp.uint8),
 ):
-    """Launch over strands, arguments as `draw_strands`; sets out (S, K) to 1 for the colours it will use."""
+    """Launch over strands: sets out (S, K) to 1 for the colours that `draw_strands` will use, arguments as there."""
     s = wp.tid()
     spacing = float(out.shape[1] - 1) / float(points.shape[1] - 1)
     for k in range(1, points.shape[1]):
-        if _in_sight(points[s, k - 1], points[s, k], wp.max(widths[k - 1], widths[k]), bias, far, size):
-            last = wp.min(int(float(k) * spacing) + 1, out.shape[1] - 1)
-            for key in range(int(float(k - 1) * spacing), last + 1):
+        p = points[s, k - 1]
+        d = points[s, k] - p
+        if _in_sight(p, d, far, reach):
+            n = _steps(d)
+            first = (float(k - 1) + 0.5 / float(n)) * spacing
+            last = (float(k - 1) + (float(n - 1) + 0.5) / float(n)) * spacing
+            for key in range(int(first), wp.min(int(last), out.shape[1] - 2) + 2):
                 out[s, key] = wp.uint8(1)
 
 
@@ -202,24 +210,28 @@ def draw_strands(
     points: wp.array2d(dtype=wp.vec3),
     colours: wp.array2d(dtype=wp.vec3),
     widths: wp.array(dtype=float),
-    bias: float,
     opacity: float,
     write_depth: int,
     class_id: int,
     far: wp.array2d(dtype=float),
+    reach: float,
+    bias: float,
     depth: wp.array2d(dtype=float),
     image: wp.array2d(dtype=wp.vec3),
     class_map: wp.array2d(dtype=wp.int32),
 ):
-    """Launch with dim 1. Blends strands (S, P) of x px, y px, depth; colours (S, K), 2 <= K <= P, are spread evenly."""
+    """Launch with dim 1. Blends strands (S, P) of x px, y px, depth; colours (S, K), 2 <= K <= P, are spread evenly.
+
+    `far` only saves time: the farthest depth at which a strand would show on a pixel within `reach` pixels.
+    """
     size = depth.shape[0]
     spacing = float(colours.shape[1] - 1) / float(points.shape[1] - 1)
     for s in range(points.shape[0]):
         for k in range(1, points.shape[1]):
             p = points[s, k - 1]
-            if _in_sight(p, points[s, k], wp.max(widths[k - 1], widths[k]), bias, far, size):
-                d = points[s, k] - p
-                n = int(wp.max(wp.abs(d[0]), wp.abs(d[1]))) + 1
+            d = points[s, k] - p
+            if _in_sight(p, d, far, reach):
+                n = _steps(d)
                 flat = wp.abs(d[0]) > wp.abs(d[1])
                 for i in range(n):
                     t = (float(i) + 0.5) / float(n)
@@ -227,18 +239,17 @@ def draw_strands(
                     half = 0.5 * (widths[k - 1] * (1.0 - t) + widths[k] * t)
                     middle = r[1] if flat else r[0]
                     for j in range(int(wp.floor(middle - half)), int(wp.floor(middle + half)) + 1):
+                        cover = wp.min(middle + half, float(j) + 1.0) - wp.max(middle - half, float(j))
                         x = int(r[0]) if flat else j
                         y = j if flat else int(r[1])
-                        if x >= 0 and y >= 0 and x < size and y < size:
+                        if cover > 0.02 and x >= 0 and y >= 0 and x < size and y < size:
                             if r[2] - bias < depth[y, x]:  # warp's `and` would read it outside of the picture, too
-                                cover = wp.min(middle + half, float(j) + 1.0) - wp.max(middle - half, float(j))
-                                if cover > 0.02:
-                                    place = (float(k - 1) + t) * spacing
-                                    key = wp.min(int(place), colours.shape[1] - 2)
-                                    c = wp.lerp(colours[s, key], colours[s, key + 1], place - float(key))
-                                    a = wp.min(cover, 1.0) * opacity
-                                    image[y, x] = image[y, x] * (1.0 - a) + c * a
-                                    if write_depth == 1 and a > 0.45:
-                                        depth[y, x] = r[2]
-                                    if class_id >= 0 and cover > 0.3:
-                                        class_map[y, x] = class_id
+                                place = (float(k - 1) + t) * spacing
+                                key = wp.min(int(place), colours.shape[1] - 2)
+                                c = wp.lerp(colours[s, key], colours[s, key + 1], place - float(key))
+                                a = wp.min(cover, 1.0) * opacity
+                                image[y, x] = image[y, x] * (1.0 - a) + c * a
+                                if write_depth == 1 and a > 0.45:
+                                    depth[y, x] = r[2]
+                                if class_id >= 0 and cover > 0.3:
+                                    class_map[y, x] = class_id
