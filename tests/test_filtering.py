@@ -83,13 +83,15 @@ def test_bad_label_names_file_line_and_what_is_allowed(tmp_path: Path, rows: str
 def test_human_labels_come_before_the_annotators(tmp_path: Path) -> None:
     given = human(tmp_path, "2,gender,0\n8,gender,1\n")
     ids = np.arange(4)
-    labels = complete(given, ids, {"gender": np.array([0.4, 0.5, 0.9, 0.1]), "quality": np.ones(4)})
+    readings = {"gender": np.array([0.4, 0.5, 0.9, 0.1]), "quality": np.array([0.9, 1, 0.89, 0.95])}
+    labels = complete(given, ids, readings, {"gender": 0.5, "quality": 0.9})
     gender = labels[labels["attribute"] == "gender"]
     assert gender["value"].tolist() == [0, 1, 0, 0]
     assert gender["source"].tolist() == ["annotator", "annotator", "human", "annotator"]
     write_csv(tmp_path / "labels.csv", labels)
     wide = read_labels(tmp_path / "labels.csv", ids)
     assert wide["gender"].tolist() == [0, 1, 0, 0]
+    assert wide["quality"].tolist() == [1, 1, 0, 1]
     assert wide["quality_source"].tolist() == ["annotator"] * 4
 
 

@@ -32,13 +32,16 @@ def read_human(path: str | Path, n_images: int) -> pd.DataFrame:
     return table
 
 
-def complete(human: pd.DataFrame, ids: np.ndarray, probabilities: Mapping[str, np.ndarray]) -> pd.DataFrame:
+def complete(
+    human: pd.DataFrame, ids: np.ndarray, probabilities: Mapping[str, np.ndarray], thresholds: Mapping[str, float]
+) -> pd.DataFrame:
     """The person's labels where there are any, else the annotator's.
 
     Args:
         human: as `read_human` gives them; rows of other ids are left out.
         ids: (N,) the images that get labels.
-        probabilities: per attribute (N,) the annotator's readings, 0..1; from 0.5 on the label is 1.
+        probabilities: per attribute (N,) the annotator's readings, 0..1.
+        thresholds: per attribute the reading from which on the label is 1.
 
     Returns:
         Columns id, attribute, value and source; ids ascending within each attribute.
@@ -46,7 +49,7 @@ def complete(human: pd.DataFrame, ids: np.ndarray, probabilities: Mapping[str, n
     tables = []
     for attribute in ATTRIBUTES:
         given = human[human["attribute"] == attribute].set_index("id")["value"].reindex(ids)
-        guessed = (probabilities[attribute] >= 0.5).astype(int)
+        guessed = (probabilities[attribute] >= thresholds[attribute]).astype(int)
         there = given.notna().to_numpy()
         value = np.where(there, given.fillna(0).to_numpy(), guessed).astype(int)
         source = np.where(there, "human", "annotator")

@@ -63,6 +63,8 @@ class Label(Section):
     """Labels of the first images."""
 
     n_labels: int = Field(ge=10, le=1_000_000, description="images that get labels")
+    gender_min: Unit
+    quality_min: Unit
     batch_size: BatchSize
 
 

@@ -28,7 +28,9 @@ def run() -> None:
         ids = images.ids[: params.n_labels]
         human = read_human(HUMAN_LABELS, len(images))
         annotator = load_bundled("annotator").to(stage.device)
-        labels = complete(human, ids, annotate(annotator, images, ids, params.batch_size, stage.device))
+        probabilities = annotate(annotator, images, ids, params.batch_size, stage.device)
+        thresholds = {"gender": params.gender_min, "quality": params.quality_min}
+        labels = complete(human, ids, probabilities, thresholds)
         write_csv(LABELS, labels)
         summary = {
             str(name): {
