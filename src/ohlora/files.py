@@ -39,14 +39,14 @@ def atomic(path: PathLike) -> Iterator[Path]:
     final.parent.mkdir(parents=True, exist_ok=True)
     _remove_orphans(final)
     temporary = final.with_name(f".{final.stem}.{os.getpid()}.tmp{final.suffix}")
-    try:
-        with _named(final, temporary):
+    with _named(final, temporary):
+        try:
             yield temporary
             _fsync(temporary)
             temporary.replace(final)
             _fsync(final.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
