@@ -37,6 +37,12 @@ def _weights(a: wp.vec3, b: wp.vec3, c: wp.vec3, x: float, y: float, inverse_are
     return wp.vec3(wa, wb, 1.0 - wa - wb)
 
 
+@wp.func
+def _inside(w: wp.vec3, least: float, z: float) -> float:
+    """The depth z where all weights reach `least`, else FAR; without a branch, which no processor would foresee."""
+    return wp.where(wp.min(w[0], wp.min(w[1], w[2])) >= least, z, FAR)
+
+
 @wp.kernel
 def draw_triangles(
     triangles: wp.array2d(dtype=wp.int32),
@@ -58,12 +64,11 @@ def draw_triangles(
             for y in range(ys[0], ys[1] + 1):
                 for x in range(xs[0], xs[1] + 1):
                     w = _weights(a, b, c, float(x) + 0.5, float(y) + 0.5, 1.0 / area)
-                    if w[0] >= -1.0e-5 and w[1] >= -1.0e-5 and w[2] >= -1.0e-5:
-                        z = w[0] * a[2] + w[1] * b[2] + w[2] * c[2]
-                        if z < depth[y, x]:
-                            depth[y, x] = z
-                            face[y, x] = f
-                            weights[y, x] = wp.vec2(w[0], w[1])
+                    z = w[0] * a[2] + w[1] * b[2] + w[2] * c[2]
+                    if _inside(w, -1.0e-5, z) < depth[y, x]:
+                        depth[y, x] = z
+                        face[y, x] = f
+                        weights[y, x] = wp.vec2(w[0], w[1])
 
 
 def rasterise(
@@ -111,10 +116,8 @@ def shadow_triangles(
             for y in range(ys[0], ys[1] + 1):
                 for x in range(xs[0], xs[1] + 1):
                     w = _weights(a, b, c, float(x) + 0.5, float(y) + 0.5, 1.0 / area)
-                    if w[0] >= 0.0 and w[1] >= 0.0 and w[2] >= 0.0:
-                        z = w[0] * a[2] + w[1] * b[2] + w[2] * c[2]
-                        if z < depth[light, y, x]:
-                            depth[light, y, x] = z
+                    z = w[0] * a[2] + w[1] * b[2] + w[2] * c[2]
+                    depth[light, y, x] = wp.min(depth[light, y, x], _inside(w, 0.0, z))
 
 
 @wp.kernel
