@@ -80,13 +80,13 @@ class Canvas:
         wp.launch(INTERPOLATE[values.shape[1]], len(out), inputs)
         return out
 
-    def in_sight(self, pixels: np.ndarray, n_places: int, width: float, bias: float = 0.0) -> np.ndarray:
+    def in_sight(self, pixels: np.ndarray, n_places: int, width: float) -> np.ndarray:
         """Which colours `strands` will use on the picture as it is now: bool (S, n_places).
 
         The others belong to parts of strands that are covered or outside of the picture.
         """
         out = np.zeros((len(pixels), n_places), np.uint8)
-        wp.launch(find_in_sight, len(pixels), [pixels, *self._far(width, bias), out])
+        wp.launch(find_in_sight, len(pixels), [pixels, *self._far(width, 0.0), out])
         return out.view(bool)
 
     def strands(
