@@ -8,7 +8,7 @@ import numpy as np
 import warp as wp
 
 from ohlora.faces.person import Camera
-from ohlora.faces.raster import interpolate, rasterise
+from ohlora.faces.raster import INTERPOLATE, rasterise
 from ohlora.faces.strands import GAP, draw_strands, find_in_sight
 from ohlora.faces.world import Head
 
@@ -73,20 +73,20 @@ class Canvas:
         self.image = np.zeros((view.size, view.size, 3), np.float32)
         self.classes = np.zeros((view.size, view.size), np.int32)
 
-    def interpolate(self, values: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """Values float32 (W, K) at the vertices to the pixels where the mesh is seen, (N, K)."""
-        if out is None:
-            out = np.empty((len(self.face), values.shape[1]), np.float32)
-        wp.launch(interpolate, len(out), [self.face, self.weights, self.triangles, values, out])
+    def interpolate(self, values: np.ndarray) -> np.ndarray:
+        """Values float32 (W, K) at the vertices to the pixels where the mesh is seen, (N, K); K as in INTERPOLATE."""
+        out = np.empty((len(self.face), values.shape[1]), np.float32)
+        inputs = [self.face, self.weights, self.triangles, values, out]
+        wp.launch(INTERPOLATE[values.shape[1]], len(out), inputs)
         return out
 
-    def in_sight(self, pixels: np.ndarray, n_places: int, width: float, bias: float = 0.0) -> np.ndarray:
+    def in_sight(self, pixels: np.ndarray, n_places: int, width: float) -> np.ndarray:
         """Which colours `strands` will use on the picture as it is now: bool (S, n_places).
 
         The others belong to parts of strands that are covered or outside of the picture.
         """
         out = np.zeros((len(pixels), n_places), np.uint8)
-        wp.launch(find_in_sight, len(pixels), [pixels, *self._far(width, bias), out])
+        wp.launch(find_in_sight, len(pixels), [pixels, *self._far(width, 0.0), out])
         return out.view(bool)
 
     def strands(

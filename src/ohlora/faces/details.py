@@ -76,10 +76,8 @@ def draw_beard(canvas: Canvas, world: FaceWorld, person: Person, head: Head, sha
     along = length[:, None, None] * np.linspace(0, 1, 4)[None, :, None]
     points = head.pose(start[:, None] + direction[:, None] * along + np.array([0, 0, -12.0]) * along**2)
     albedo = mean_colour(person.hair_colour) * 0.6 * np.exp(random.normal(0, 0.25, (n, 1, 1)))
-    pixels, shift = canvas.view.pixels(points), highlight_shift(random, n)
-    wanted = canvas.in_sight(pixels, 2, 1.0, bias=0.003)
-    lit = lit_strands(points[:, ::3], wanted, albedo, shift, shadows, (0.01, 0.06, 26.0, 9.0), 0.02)
-    canvas.strands(pixels, lit, 1.0, 0.62, bias=0.003)
+    lit = lit_strands(points[:, ::3], albedo, highlight_shift(random, n), shadows, (0.01, 0.06, 26.0, 9.0), 0.02)
+    canvas.strands(canvas.view.pixels(points), lit, 1.0, 0.62, bias=0.003)
 
 
 def draw_glasses(canvas: Canvas, world: FaceWorld, person: Person, head: Head, lights: Lights) -> None:

@@ -93,10 +93,9 @@ def draw_brows(canvas: Canvas, world: FaceWorld, person: Person, head: Head, sha
     for side, sign in (("right", -1), ("left", 1)):
         points = _brow_hairs(world, person, head, sign, random)
         albedo = tint * np.exp(random.normal(0, 0.18, (len(points), 1, 1)))
-        pixels, shift = canvas.view.pixels(points), highlight_shift(random, len(points))
-        wanted = canvas.in_sight(pixels, 2, 1.0, bias=0.006)
-        lit = lit_strands(points[:, ::3], wanted, albedo, shift, shadows, (0.01, 0.05, 26.0, 9.0))
-        canvas.strands(pixels, lit, 1.0, 0.27, BROW_CLASS[side], bias=0.006)
+        shift = highlight_shift(random, len(points))
+        lit = lit_strands(points[:, ::3], albedo, shift, shadows, (0.01, 0.05, 26.0, 9.0))
+        canvas.strands(canvas.view.pixels(points), lit, 1.0, 0.27, BROW_CLASS[side], bias=0.006)
 
 
 def _brow_hairs(world: FaceWorld, person: Person, head: Head, sign: int, random: np.random.Generator) -> np.ndarray:

@@ -9,12 +9,12 @@ from ohlora.faces import noise
 from ohlora.faces.canvas import Canvas
 from ohlora.faces.colour import GREY_HAIR, smoothstep
 from ohlora.faces.light import Shadows
-from ohlora.faces.mesh import cross, unit
+from ohlora.faces.mesh import unit
 from ohlora.faces.person import HairColour, Person
 from ohlora.faces.regions import EYE_MIDPOINT, HAIRLINE, around_head
-from ohlora.faces.strands import grow, light_strands
+from ohlora.faces.strands import grow, light_strands, measure_strands, wind_strands
 from ohlora.faces.styles import Hair
-from ohlora.faces.world import FaceWorld, Head, Roots, tangents
+from ohlora.faces.world import FaceWorld, Head, Roots
 
 HAIR_CLASS = 10
 DENSITY = 0.6  # share of the scalp's roots that carry a strand
@@ -168,48 +168,49 @@ def _curl(points: np.ndarray, lock: np.ndarray, hair: Hair, random: np.random.Ge
     if hair.numbers.clump > 0:
         phase, rate = phase[lock], rate[lock]
     phase = phase + random.normal(0, 0.5 if hair.numbers.clump > 0.5 else 1.2, n)
-    steps = np.sqrt((np.diff(points, axis=1) ** 2).sum(2))
-    length = np.concatenate([np.zeros((n, 1), np.float32), np.cumsum(steps, 1)], 1)
+    length, out = np.empty(points.shape[:2], np.float32), np.empty_like(points)
+    wp.launch(measure_strands, n, [points, length])
     angle = (2 * np.pi * rate[:, None] * length + phase[:, None]).astype(np.float32)
     size = (radius * np.minimum(1, length / 0.05) * random.uniform(0.7, 1.3, (n, 1))).astype(np.float32)
-    along = tangents(points)
-    across = unit(cross(along, np.broadcast_to(np.array([0.3, 1.0, 0.0], np.float32), along.shape)))
-    return (
-        points + (size * np.cos(angle))[..., None] * across + (size * np.sin(angle))[..., None] * cross(along, across)
-    )
+    wp.launch(wind_strands, length.shape, [points, size * np.cos(angle), size * np.sin(angle), out])
+    return out
 
 
 def _fit(world: FaceWorld, head: Head, index: np.ndarray, points: np.ndarray) -> np.ndarray:
     """From the neutral head to the person's, roots exactly on the skin, then posed."""
     transform = world.head_transform(head.rest)
-    fitted = points @ transform[:3] + transform[3]
+    fitted = points @ transform[:3]
+    fitted += transform[3]
     roots = world.on_triangles(head.rest, world.scalp.face[index], world.scalp.weights[index])
     neutral = world.scalp.position[index] @ transform[:3] + transform[3]
-    return head.pose(fitted + (roots - neutral)[:, None])
+    fitted += (roots - neutral)[:, None]
+    return head.pose(fitted)
 
 
 def lit_strands(
     points: np.ndarray,
-    wanted: np.ndarray,
     albedo: np.ndarray,
     shift: np.ndarray,
     shadows: Shadows,
     gloss: tuple[float, float, float, float],
     softness: float = 0.01,
+    wanted: np.ndarray | None = None,
 ) -> np.ndarray:
     """Light on points (S, K, 3) of strands.
 
     Args:
-        points: where, m. wanted: bool (S, K), the others stay dark.
+        points: where, m.
         albedo: broadcast to (S, K, 3). shift: (S,), see `highlight_shift`.
         shadows: the lights. gloss: see the kernel. softness: see `raster.visibility`, m.
+        wanted: bool (S, K), places left out stay dark; None for all.
 
     Returns:
         float32 (S, K, 3).
     """
+    wanted = np.ones(points.shape[:2], bool) if wanted is None else wanted
     out = np.zeros(points.shape, np.float32)
     tints = np.broadcast_to(albedo.astype(np.float32, copy=False), points.shape)
-    strands = [wanted.view(np.uint8), points, tangents(points), tints, shift]
+    strands = [wanted.view(np.uint8), points, tints, shift]
     lights = [shadows.views, shadows.offsets, shadows.directions, shadows.hair_colours, shadows.depth]
     wp.launch(light_strands, points.shape[:2], [*strands, *lights, softness, wp.vec4(*gloss), out])
     return out
@@ -255,5 +256,5 @@ def draw_hair(canvas: Canvas, person: Person, strands: Strands, shadows: Shadows
     shift = highlight_shift(random, len(points))[shown]
     shine = 0.03 + 0.03 * min(1.0, 4 * float(person.hair_colour.pigment.mean()))
     gloss = (shine, 0.8, 55.0, 12.0)
-    lit = lit_strands(points[shown, ::every], wanted[shown], colours, shift, shadows, gloss, 0.012)
+    lit = lit_strands(points[shown, ::every], colours, shift, shadows, gloss, 0.012, wanted[shown])
     canvas.strands(pixels[shown], lit, style.width, 0.92, HAIR_CLASS, write_depth=True)

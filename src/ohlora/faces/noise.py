@@ -76,4 +76,7 @@ def sample(volume: np.ndarray, points: np.ndarray, scale: float, offset: float, 
 
 def tilt(points: np.ndarray, scale: float, offset: float) -> np.ndarray:
     """Three independent components float32 (N, 3): a direction to tilt normals by."""
-    return np.stack([sample(fine(), points, scale, offset, axis) for axis in range(3)], 1)
+    out = np.empty(points.shape, np.float32)
+    for axis in range(3):
+        out[:, axis] = sample(fine(), points, scale, offset, axis)
+    return out

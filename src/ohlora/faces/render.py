@@ -106,8 +106,8 @@ def _surface(canvas: Canvas, world: FaceWorld, person: Person, head: Head, shado
     wanted[world.triangles[canvas.face]] = True
     light = shadows.light_vertices(np.flatnonzero(wanted).astype(np.int32), head.posed, head.normals)
     place, light = canvas.interpolate(world.regions.place), canvas.interpolate(light)
-    # A region lies in one piece in memory, as it is read.
-    regions = canvas.interpolate(world.regions.values, np.empty((len(NAMES), len(place)), np.float32).T)
+    # Each region in one piece in memory, as it is read.
+    regions = np.asfortranarray(canvas.interpolate(world.regions.values))
     return Surface(
         position=canvas.interpolate(head.posed),
         normal=unit(canvas.interpolate(head.normals)),

@@ -3,10 +3,12 @@
 All arrays are float32 with a row per pixel; colours are linear RGB.
 """
 
+# mypy: disable-error-code="valid-type"
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import warp as wp
 
 from ohlora.faces import noise
 from ohlora.faces.clothes import clothes_colour
@@ -209,16 +211,48 @@ def _specular(
     zone = zone * np.exp(0.2 * grain.small + 0.2 * grain.medium) + lips * (0.35 + 1.2 * person.makeup.lipstick)
     zone = zone * (1 - 0.75 * scalp) * np.where(surface.cloth, 0.1, 1.0)
     grazing = 0.6 + 1.6 * (1 - np.clip(-surface.normal[:, 1], 0, 1)) ** 4
-    total = np.zeros_like(surface.position)
-    for k, (direction, colour) in enumerate(zip(lights.directions, lights.colours, strict=True)):
-        half = direction + TO_CAMERA
-        length = np.linalg.norm(half)
-        if colour.max() < 0.03 or length < 0.3:
-            continue
-        near = np.clip(normal @ (half / length), 0, 1)
-        square = near * near
+    half = lights.directions + TO_CAMERA
+    length = np.linalg.norm(half, axis=1)
+    used = np.flatnonzero((lights.colours.max(1) >= 0.03) & (length >= 0.3)).astype(np.int32)
+    near, facing = np.empty((2, len(used), len(normal)), np.float32)
+    for k, light in enumerate(used):
+        np.matmul(normal, half[light] / length[light], out=near[k])
+        np.matmul(surface.normal, lights.directions[light], out=facing[k])
+    out = np.empty_like(normal)
+    strength = (zone * grazing).astype(np.float32)
+    sight = [surface.key, surface.openness, lights.colours[used], used]
+    wp.launch(_gloss, len(out), [near, facing, *sight, 0.24 * person.skin.oil, strength, out])
+    return out
+
+
+@wp.kernel
+def _gloss(
+    near: wp.array2d(dtype=float),
+    facing: wp.array2d(dtype=float),
+    key: wp.array(dtype=float),
+    openness: wp.array(dtype=float),
+    colours: wp.array(dtype=wp.vec3),
+    light: wp.array(dtype=wp.int32),
+    oil: float,
+    strength: wp.array(dtype=float),
+    out: wp.array(dtype=wp.vec3),
+):
+    """Launch over pixels: a broad lobe of each light, a tight one of light 0.
+
+    near, facing (L, N): cosines between the normal and the half way vector, and the light.
+    """
+    i = wp.tid()
+    total = wp.vec3(0.0, 0.0, 0.0)
+    for k in range(near.shape[0]):
+        t = wp.clamp(facing[k, i] / 0.25, 0.0, 1.0)
+        cosine = wp.clamp(near[k, i], 0.0, 1.0)
+        square = cosine * cosine
         broad = square * square * square * square
-        tight = (broad * broad * square * square) ** 2 if k == 0 else np.float32(0)
-        seen = (surface.key if k == 0 else surface.openness) * smoothstep(0, 0.25, surface.normal @ direction)
-        total += ((0.075 * broad + 0.24 * person.skin.oil * tight) * seen)[:, None] * colour
-    return total * (zone * grazing)[:, None].astype(np.float32)
+        lobe = 0.075 * broad
+        seen = openness[i]
+        if light[k] == 0:
+            tight = broad * broad * square * square
+            lobe += oil * (tight * tight)
+            seen = key[i]
+        total += colours[k] * (lobe * (seen * (t * t * (3.0 - 2.0 * t))))
+    out[i] = total * strength[i]

@@ -83,6 +83,48 @@ def grow(
         out[s, k] = p
 
 
+@wp.func
+def _unit(v: wp.vec3) -> wp.vec3:
+    return v / (wp.sqrt(v[0] * v[0] + v[1] * v[1] + v[2] * v[2]) + 1.0e-12)
+
+
+@wp.func
+def _cross(a: wp.vec3, b: wp.vec3) -> wp.vec3:
+    return wp.vec3(a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0])
+
+
+@wp.func
+def _tangent(points: wp.array2d(dtype=wp.vec3), s: int, k: int) -> wp.vec3:
+    """Unit vector along strand s at its point k."""
+    return _unit(points[s, wp.min(k + 1, points.shape[1] - 1)] - points[s, wp.max(k - 1, 0)])
+
+
+@wp.kernel
+def measure_strands(points: wp.array2d(dtype=wp.vec3), out: wp.array2d(dtype=float)):
+    """Launch over strands: the length (S, P) from the root to each point."""
+    s = wp.tid()
+    length = float(0.0)
+    out[s, 0] = length
+    for k in range(1, points.shape[1]):
+        d = points[s, k] - points[s, k - 1]
+        length += wp.sqrt(d[0] * d[0] + d[1] * d[1] + d[2] * d[2])
+        out[s, k] = length
+
+
+@wp.kernel
+def wind_strands(
+    points: wp.array2d(dtype=wp.vec3),
+    across: wp.array2d(dtype=float),
+    up: wp.array2d(dtype=float),
+    out: wp.array2d(dtype=wp.vec3),
+):
+    """Launch over strands and points: moves each point across and up (S, P), both at right angles to the strand."""
+    s, k = wp.tid()
+    along = _tangent(points, s, k)
+    sideways = _unit(_cross(along, wp.vec3(0.3, 1.0, 0.0)))
+    out[s, k] = points[s, k] + sideways * across[s, k] + _cross(along, sideways) * up[s, k]
+
+
 @wp.kernel
 def shadow_strands(
     points: wp.array2d(dtype=wp.vec3),
@@ -122,7 +164,6 @@ def _lobe(cosine: float, least: float, exponent: float) -> float:
 def light_strands(
     wanted: wp.array2d(dtype=wp.uint8),
     points: wp.array2d(dtype=wp.vec3),
-    tangents: wp.array2d(dtype=wp.vec3),
     albedo: wp.array2d(dtype=wp.vec3),
     shift: wp.array(dtype=float),
     views: wp.array(dtype=wp.mat33),
@@ -141,7 +182,7 @@ def light_strands(
     s, k = wp.tid()
     if wanted[s, k] == wp.uint8(0):
         return
-    t = tangents[s, k]
+    t = _tangent(points, s, k)
     tv = -t[1]
     sv = wp.sqrt(wp.max(0.0, 1.0 - tv * tv))
     diffuse = wp.vec3(0.0, 0.0, 0.0)

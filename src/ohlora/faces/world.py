@@ -76,7 +76,9 @@ class Head:
 
     def pose(self, points: np.ndarray) -> np.ndarray:
         """Turns points (..., 3) along with the head."""
-        return ((points - self.pivot) @ self.rotation.T + self.pivot).astype(np.float32)
+        turned = (points - self.pivot) @ self.rotation.T
+        turned += self.pivot
+        return turned.astype(np.float32, copy=False)
 
 
 class FaceWorld:
@@ -238,8 +240,3 @@ class FaceWorld:
 def _between(value: float, anchors: list[float]) -> np.ndarray:
     """Weights of the two anchors round a value, 0 for the others."""
     return np.array([np.interp(value, anchors, row) for row in np.eye(len(anchors))])
-
-
-def tangents(points: np.ndarray) -> np.ndarray:
-    """Unit tangents float32 of strands (S, P, 3)."""
-    return unit(np.gradient(points, axis=1)).astype(np.float32)
