@@ -20,7 +20,6 @@ from ohlora.faces.mesh import (
     rotation,
     split_quads,
     turn,
-    unit,
     vertex_normals,
 )
 from ohlora.faces.person import Person
