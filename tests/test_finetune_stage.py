@@ -93,7 +93,7 @@ def test_v1_and_v9_in_a_row(stage: Stage, inputs: Path) -> None:
     save_tensors(made, {k: v[:3] if k == "mapping.label_weight" else v for k, v in state.items()})
     assert "3 label inputs, those of v1 are 7" in stage("v9")
     made.write_bytes(b"cut")
-    assert "models/finetune/v1/generator.safetensors: damaged" in stage("v9")
+    assert "models/finetune/v1/generator.safetensors: truncated, damaged" in stage("v9")
 
 
 def test_bad_input_is_one_line_and_nothing_is_overwritten(stage: Stage, inputs: Path) -> None:
@@ -115,6 +115,6 @@ def test_bad_input_is_one_line_and_nothing_is_overwritten(stage: Stage, inputs: 
     kept = Path(paths.FILTER)
     rows = kept.read_text()
     kept.write_text(rows.replace(",1\n", ",0\n"))
-    assert "0 filtered images" in stage("v1")
+    assert "filter.csv: no image is kept" in stage("v1")
     kept.write_text(rows)
     assert (networks / "discriminator.safetensors").read_bytes() == b"of before"
