@@ -1,6 +1,7 @@
 """dvc.yaml agrees with the code: what a stage imports it depends on, what it names exists."""
 
 import ast
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,12 @@ def test_parameters_exist(stage: str) -> None:
         kind: Any = Params
         for part in name.split("."):
             kind = kind.model_fields[part].annotation
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_stage_runs_its_module(stage: str) -> None:
+    assert STAGES[stage]["cmd"] == f"python -m ohlora {stage}"
+    assert callable(importlib.import_module(f"ohlora.stages.{stage}").run)
 
 
 def test_share_of_extremes_runs_the_search_and_what_follows_only() -> None:

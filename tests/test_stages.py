@@ -323,7 +323,7 @@ def test_second_run_of_a_stage_is_refused() -> None:
 
 
 def program(stage: str, **options: Any) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", f"ohlora.stages.{stage}"]
+    command = [sys.executable, "-m", "ohlora", stage]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
@@ -337,6 +337,38 @@ def test_bad_parameter_is_one_line_and_exit_code_2() -> None:
     assert errors.count("\n") == 1
 
 
+@pytest.mark.parametrize("name", ["", "nothing", "paths"])
+def test_unknown_stage_is_named(name: str) -> None:
+    process = program(name)
+    _, errors = process.communicate()
+    assert process.returncode == 2
+    assert errors.endswith(f"ohlora.stages.{name} is no stage; allowed are those of dvc.yaml\n")
+
+
+@pytest.mark.usefixtures("world")
+def test_interrupted_stage_ends_quietly_without_half_written_output() -> None:
+    Path(IMAGES).unlink()
+    process = program("synthesize")
+    while not list(Path(IMAGES).parent.glob(".images.*")) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate() == ("", "")
+    assert process.returncode == 130
+    assert not Path(IMAGES).exists()
+    assert list(Path(IMAGES).parent.glob(".*")) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the system does not tell what a process has loaded")
+@pytest.mark.usefixtures("world")
+def test_stage_interrupted_while_it_is_imported_ends_quietly() -> None:
+    process = program("synthesize")
+    while "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate() == ("", "")
+    assert process.returncode == -signal.SIGINT
+
+
 @pytest.mark.usefixtures("world")
 def test_full_disk_is_one_line_and_leaves_no_half_written_output() -> None:
     Path(IMAGES).unlink()
@@ -344,7 +376,7 @@ def test_full_disk_is_one_line_and_leaves_no_half_written_output() -> None:
     process = program("synthesize", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
     _, errors = process.communicate()
     assert process.returncode == 2
-    assert [line for line in errors.splitlines() if line.startswith("error: ")] == errors.splitlines()[-1:]
+    assert errors == f"error: {IMAGES}: File too large\n"
     assert not Path(IMAGES).exists()
     assert list(Path(IMAGES).parent.glob(".*")) == []
 

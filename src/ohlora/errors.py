@@ -19,7 +19,8 @@ def main(run: Callable[[], object]) -> None:
         SystemExit: 2 after printing `error: ...` to stderr for UserError, OSError and MemoryError; 130 on Ctrl-C.
     """
     # A polite kill unwinds like Ctrl-C, so that temporary files are removed.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     try:
         run()
     except KeyboardInterrupt:

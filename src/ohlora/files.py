@@ -39,7 +39,7 @@ def atomic(path: PathLike) -> Iterator[Path]:
     final.parent.mkdir(parents=True, exist_ok=True)
     _remove_orphans(final)
     temporary = final.with_name(f".{final.stem}.{os.getpid()}.tmp{final.suffix}")
-    with _named(final, temporary):
+    with named(final, temporary):
         try:
             yield temporary
             _fsync(temporary)
@@ -50,7 +50,7 @@ def atomic(path: PathLike) -> Iterator[Path]:
 
 
 @contextmanager
-def _named(final: Path, temporary: Path | None = None) -> Iterator[None]:
+def named(final: Path, temporary: Path | None = None) -> Iterator[None]:
     """Errors of the system name the final file: a failed write names none (full disk), a failed open the other."""
     try:
         yield
@@ -329,7 +329,7 @@ def image_writer(path: PathLike, kind: str = "png") -> Iterator[Callable[[int, n
 
         def add(id_: int, image: np.ndarray) -> None:
             # A ZipInfo without a time keeps the bytes the same from run to run.
-            with _named(Path(path)):
+            with named(Path(path)):
                 archive.writestr(zipfile.ZipInfo(f"{id_:06d}.{kind}"), encode_image(image, kind))
 
         yield add

@@ -26,10 +26,9 @@ def read_human(path: str | Path, n_images: int) -> pd.DataFrame:
     Raises:
         UserError: names the line and what is allowed.
     """
-    table = read_csv(path, {"id": int, "attribute": str, "value": int}, key=("id", "attribute"))
+    table = read_csv(path, {"id": int, "attribute": str, "value": str}, key=("id", "attribute"))
     _check(path, table, "id", table["id"].between(0, n_images - 1), f"0 to {n_images - 1}, the ids of the images")
-    _check_values(path, table)
-    return table
+    return _with_values(path, table)
 
 
 def complete(
@@ -70,8 +69,8 @@ def read_labels(path: str | Path, images: np.ndarray) -> pd.DataFrame:
     Raises:
         UserError: names the line, or the id without a label.
     """
-    table = read_csv(path, {"id": int, "attribute": str, "value": int, "source": str}, key=("id", "attribute"))
-    _check_values(path, table)
+    table = read_csv(path, {"id": int, "attribute": str, "value": str, "source": str}, key=("id", "attribute"))
+    table = _with_values(path, table)
     _check(path, table, "source", table["source"].isin(SOURCES), " or ".join(SOURCES))
     _check(path, table, "id", table["id"].isin(images), "the id of an image")
     if table.empty:
@@ -95,15 +94,15 @@ def kept_ids(path: str | Path) -> np.ndarray:
     return np.sort(table.loc[table["kept"] == 1, "id"].to_numpy())
 
 
-def _check_values(path: str | Path, table: pd.DataFrame) -> None:
+def _with_values(path: str | Path, table: pd.DataFrame) -> pd.DataFrame:
+    """The table with its values, read as text so that any fault says what is allowed, as 0 or 1."""
     _check(path, table, "attribute", table["attribute"].isin(ATTRIBUTES), " or ".join(ATTRIBUTES))
-    _check(path, table, "value", table["value"].isin([0, 1]), "0 or 1")
+    _check(path, table, "value", table["value"].isin(["0", "1"]), "0 or 1")
+    return table.astype({"value": int})
 
 
 def _check(path: str | Path, table: pd.DataFrame, column: str, good: pd.Series, allowed: str) -> None:
     bad = np.flatnonzero(~good)
     if bad.size:
-        row = table.iloc[bad[0]]
-        raise UserError(
-            f"{path}, line {table.attrs['lines'][bad[0]]}: {column} is {row[column]!s}, allowed is {allowed}"
-        )
+        line, value = table.attrs["lines"][bad[0]], str(table[column].iloc[bad[0]])
+        raise UserError(f"{path}, line {line}: {column} is {value[:50] or 'empty'}, allowed is {allowed}")

@@ -3,10 +3,12 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from dvclive import Live
 from tqdm import tqdm
 
+from ohlora.files import named
 from ohlora.stages.paths import CURVES
 
 Log = Callable[[str, dict[str, float]], None]
@@ -21,9 +23,11 @@ def epoch_log(name: str) -> Iterator[Log]:
             training that starts again goes on where the curve of its prefix ended.
     """
     steps: Counter[str] = Counter()
+    folder = CURVES.format(name)
     # dvclive's own dvc.yaml and experiments would get in the way of the pipeline's.
     with (
-        Live(CURVES.format(name), save_dvc_exp=False, dvcyaml=False, report=None) as live,
+        named(Path(folder)),
+        Live(folder, save_dvc_exp=False, dvcyaml=False, report=None) as live,
         tqdm(desc=name, unit="epoch", disable=None) as bar,
     ):
 

@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ohlora.errors import main
 from ohlora.files import ImageZip, write_csv, write_json
 from ohlora.filtering import extremes, filter_table, load_ensemble, predict
 from ohlora.labels import ATTRIBUTES, read_labels
@@ -52,7 +51,3 @@ def run() -> None:
         write_json(METRICS.format("filter"), summary(table))
         for name in ATTRIBUTES:
             save_image(PLOT.format(f"filter_{name}"), sheet(images, images.ids, scores[name], thresholds[name]))
-
-
-if __name__ == "__main__":
-    main(run)

@@ -4,7 +4,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from ohlora.errors import main
 from ohlora.files import ImageZip, write_csv, write_json
 from ohlora.labels import ATTRIBUTES, complete, read_human
 from ohlora.stages import Stage
@@ -41,7 +40,3 @@ def run() -> None:
             for name, rows in labels.groupby("attribute")
         }
         write_json(METRICS.format("label"), summary)
-
-
-if __name__ == "__main__":
-    main(run)

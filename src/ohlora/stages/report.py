@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from ohlora import report
-from ohlora.errors import main
 from ohlora.files import atomic, read_json, write_json
 from ohlora.params import Params, fingerprint
 from ohlora.report import Picture, Section, Table
@@ -116,7 +115,3 @@ def run() -> None:
             with atomic(Path(path)) as temporary:
                 temporary.write_text(text, encoding="utf-8")
         write_json(SUMMARY, report.summarise(metrics))
-
-
-if __name__ == "__main__":
-    main(run)

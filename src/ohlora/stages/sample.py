@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ohlora.errors import UserError, main
+from ohlora.errors import UserError
 from ohlora.files import save_npz, write_json
 from ohlora.plots import histograms, save_figure
 from ohlora.properties import ALL_PROPERTY_NAMES
@@ -30,7 +30,3 @@ def run() -> None:
         save_figure(PLOT.format("sample"), histograms(scores))
         spread = {name: {"mean": float(column.mean()), "std": float(column.std())} for name, column in scores.items()}
         write_json(METRICS.format("sample"), {"n_samples": len(z), "scores": spread})
-
-
-if __name__ == "__main__":
-    main(run)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from ohlora.errors import UserError, main
+from ohlora.errors import UserError
 from ohlora.files import ImageZip, write_csv, write_json
 from ohlora.judging import COUNTERPARTS, counterparts, judge_images
 from ohlora.plots import correlation, histograms, save_figure
@@ -79,7 +79,3 @@ def run() -> None:
             missing = {name: int(table[name].isna().sum()) for name in names}
             metrics[version] = {"missing": missing, "judge": agreement(table, judged)}
         write_json(METRICS.format("score"), metrics)
-
-
-if __name__ == "__main__":
-    main(run)

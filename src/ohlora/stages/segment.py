@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from ohlora.errors import UserError, main
+from ohlora.errors import UserError
 from ohlora.files import ImageZip, image_writer, write_csv, write_json
 from ohlora.labels import kept_ids
 from ohlora.plots import CLASS_COLOURS, contact_sheet, save_image
@@ -82,7 +82,3 @@ def summary(table: pd.DataFrame) -> dict[str, object]:
     found = table[table["found"] == 1]
     sure = float((found["probability"] > 0.95).mean())
     return {"images": len(table), "faces": len(found), "face_rate": len(found) / len(table), "above_0.95": sure}
-
-
-if __name__ == "__main__":
-    main(run)

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ohlora.errors import main
 from ohlora.files import save_npz, write_images
 from ohlora.networks.stylegan import Generator, to_uint8
 from ohlora.plots import contact_sheet, save_image
@@ -46,7 +45,3 @@ def run() -> None:
         write_images(IMAGES, ids, keep_first(images))
         save_npz(LATENTS, z=z, ids=ids)
         save_image(PLOT.format("synthesize"), contact_sheet(shown, columns=8))
-
-
-if __name__ == "__main__":
-    main(run)

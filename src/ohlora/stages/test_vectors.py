@@ -3,7 +3,6 @@
 import numpy as np
 import pandas as pd
 
-from ohlora.errors import main
 from ohlora.evaluation import Cases, Readers, Results, draw_strip, evaluate, judge_columns, run_cases
 from ohlora.files import save_npz, write_csv, write_json
 from ohlora.params import TestVectors
@@ -106,7 +105,3 @@ def run() -> None:
         if params.n_strips:
             write_strips(readers, directions, cases, results, params)
         write_figures(cases, results, params)
-
-
-if __name__ == "__main__":
-    main(run)

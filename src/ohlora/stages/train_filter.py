@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from ohlora.errors import main
 from ohlora.files import ImageZip, write_json
 from ohlora.filtering import OnEpoch, save_ensemble, train_ensemble
 from ohlora.labels import ATTRIBUTES, read_labels
@@ -55,7 +54,3 @@ def run() -> None:
             save_ensemble(FILTER_NETWORKS.format(name), ensemble, name, images.shape[-1])
             metrics[name] = summary(fitted, tries)
         write_json(METRICS.format("train_filter"), metrics)
-
-
-if __name__ == "__main__":
-    main(run)

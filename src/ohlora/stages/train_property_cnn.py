@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ohlora.errors import UserError, main
+from ohlora.errors import UserError
 from ohlora.files import ImageZip, read_csv, save_tensors, write_csv, write_json
 from ohlora.labels import kept_ids
 from ohlora.networks.cnn import PropertyCNN
@@ -67,7 +67,3 @@ def score_images(model: PropertyCNN, archive: ImageZip, ids: np.ndarray, device:
     batches = (archive.tensor(ids[start : start + EVALUATION_BATCH]) for start in range(0, len(ids), EVALUATION_BATCH))
     columns = predict(model, batches, device).astype(np.float64).T
     return pd.DataFrame({"id": ids, **dict(zip(PROPERTY_NAMES, columns, strict=True))})
-
-
-if __name__ == "__main__":
-    main(run)

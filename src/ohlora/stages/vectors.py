@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import numpy as np
 
-from ohlora.errors import UserError, main
+from ohlora.errors import UserError
 from ohlora.files import load_npz, read_csv, save_npz, write_json
 from ohlora.params import Params, Tsne
 from ohlora.plots import save_figure
@@ -85,7 +85,3 @@ def run() -> None:
         write_json(METRICS.format("vectors"), summary(directions, sizes))
         maps = maps_of(samples["w"], tasks, stage.params.vectors.tsne, stage.seed)
         save_figure(PLOT.format("vectors_tsne"), tsne_page(maps, directions.accuracy))
-
-
-if __name__ == "__main__":
-    main(run)
