@@ -1,4 +1,4 @@
-"""Geometry of meshes as plain functions on arrays: subdivision, normals, rotations."""
+"""Geometry of meshes as plain functions on arrays: subdivision, unit vectors, rotations."""
 
 import numpy as np
 import scipy.sparse as sparse
@@ -67,14 +67,6 @@ def split_quads(quads: np.ndarray) -> np.ndarray:
     return np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]]).astype(np.int32)
 
 
-def incidence(triangles: np.ndarray, n_vertices: int) -> sparse.csr_matrix:
-    """float32 (n_vertices, T), 1 where a triangle touches a vertex."""
-    columns = np.repeat(np.arange(len(triangles)), 3)
-    return sparse.csr_matrix(
-        (np.ones(columns.size, np.float32), (triangles.ravel(), columns)), (n_vertices, len(triangles))
-    )
-
-
 def cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Cross product over the last axis (several times faster than numpy's)."""
     ax, ay, az = a[..., 0], a[..., 1], a[..., 2]
@@ -86,12 +78,6 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     """Vectors of length 1 over the last axis; zero stays zero."""
     x, y, z = vectors[..., 0], vectors[..., 1], vectors[..., 2]
     return vectors / (np.sqrt(x * x + y * y + z * z) + 1e-12)[..., None]
-
-
-def vertex_normals(vertices: np.ndarray, triangles: np.ndarray, touches: sparse.csr_matrix) -> np.ndarray:
-    """Area-weighted unit normals float32 (V, 3); `touches` is `incidence(triangles, V)`."""
-    a, b, c = (vertices[triangles[:, k]] for k in range(3))
-    return unit(touches @ cross(b - a, c - a)).astype(np.float32)
 
 
 def rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Warp kernels for triangles: z-buffer, shadow maps, interpolation and the light at each vertex.
+"""Warp kernels for triangles: normals, z-buffer, shadow maps, interpolation and the light at each vertex.
 
 On a CPU warp runs the threads of a launch one after another, so that one serial loop over triangles is both the
 simplest and the fastest z-buffer, and every result is the same from run to run. Kernels read and write numpy arrays
@@ -11,9 +11,31 @@ from typing import Any
 import numpy as np
 import warp as wp
 
+from ohlora.faces.mesh import unit
 from ohlora.faces.regions import NAMES
 
 FAR = 1.0e9
+
+
+@wp.kernel
+def _add_normals(
+    triangles: wp.array2d(dtype=wp.int32), points: wp.array(dtype=wp.vec3), out: wp.array(dtype=wp.vec3)
+):
+    """Launch with dim 1: adds to each point the cross products, twice the area long, of its triangles."""
+    for f in range(triangles.shape[0]):
+        p = points[triangles[f, 0]]
+        a = points[triangles[f, 1]] - p
+        b = points[triangles[f, 2]] - p
+        normal = wp.vec3(a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0])
+        for k in range(3):
+            out[triangles[f, k]] = out[triangles[f, k]] + normal
+
+
+def vertex_normals(points: np.ndarray, triangles: np.ndarray) -> np.ndarray:
+    """Area-weighted unit normals float32 (W, 3) of points float32 (W, 3)."""
+    out = np.zeros_like(points)
+    wp.launch(_add_normals, 1, [triangles, points, out])
+    return unit(out)
 
 
 @wp.func

@@ -278,13 +278,15 @@ def draw_strands(
                     t = (float(i) + 0.5) / float(n)
                     r = p + d * t
                     half = 0.5 * (widths[k - 1] * (1.0 - t) + widths[k] * t)
-                    middle = r[1] if flat else r[0]
-                    for j in range(int(wp.floor(middle - half)), int(wp.floor(middle + half)) + 1):
-                        cover = wp.min(middle + half, float(j) + 1.0) - wp.max(middle - half, float(j))
-                        x = int(r[0]) if flat else j
-                        y = j if flat else int(r[1])
-                        if cover > 0.02 and x >= 0 and y >= 0 and x < size and y < size:
-                            if r[2] - bias < depth[y, x]:  # warp's `and` would read it outside of the picture, too
+                    low = (r[1] if flat else r[0]) - half
+                    high = (r[1] if flat else r[0]) + half
+                    along = int(r[0]) if flat else int(r[1])
+                    if along >= 0 and along < size:
+                        for j in range(wp.max(int(wp.floor(low)), 0), wp.min(int(wp.floor(high)), size - 1) + 1):
+                            x = along if flat else j
+                            y = j if flat else along
+                            cover = wp.min(high, float(j) + 1.0) - wp.max(low, float(j))
+                            if cover > 0.02 and r[2] - bias < depth[y, x]:
                                 place = (float(k - 1) + t) * spacing
                                 key = wp.min(int(place), colours.shape[1] - 2)
                                 c = wp.lerp(colours[s, key], colours[s, key + 1], place - float(key))

@@ -16,13 +16,13 @@ from ohlora.faces.landmarks import Landmarks, find_landmarks, front_view
 from ohlora.faces.mesh import (
     catmull_clark,
     fit_rotation,
-    incidence,
     rotation,
     split_quads,
     turn,
-    vertex_normals,
+    unit,
 )
 from ohlora.faces.person import Person
+from ohlora.faces.raster import vertex_normals
 from ohlora.faces.regions import around_head, find_regions
 
 SIDES = ("right", "left")  # of the person; the right eye is on the left of the picture
@@ -102,8 +102,7 @@ class FaceWorld:
         # 0 body, 1 left eye, 2 right eye: the order of bank.GROUPS.
         self.kind = np.tile(np.repeat(bank.group[bank.group <= 2], 4), 2).astype(np.int32)
         self.neutral = self.subdivide @ bank.neutral
-        self.touches = incidence(self.triangles, len(self.neutral))
-        self.neutral_normals = vertex_normals(self.neutral, self.triangles, self.touches)
+        self.neutral_normals = vertex_normals(self.neutral, self.triangles)
         self.follow = self.subdivide @ bank.follow
         self._flat_shapes = sparse.csr_matrix(bank.shapes.reshape(len(bank.shapes), -1).T)
         jaw = self.subdivide @ bank.shapes[self._n_phenotype + bank.facial.index("jawOpen")][:, 2]
@@ -228,7 +227,7 @@ class FaceWorld:
             side: float(np.linalg.norm(coarse[self.eyeball[side]] - centres[side], axis=1).mean()) for side in SIDES
         }
         eyes = {side: (centres[side] - pivot) @ matrix.T + pivot for side in SIDES}
-        normals = vertex_normals(posed, self.triangles, self.touches)
+        normals = vertex_normals(posed, self.triangles)
         return Head(turned, self.subdivide @ coarse, posed, normals, pivot, matrix, eyes, radius)
 
     def measured_rotation(self, head: Head) -> np.ndarray:
