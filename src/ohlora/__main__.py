@@ -14,6 +14,6 @@ if __name__ == "__main__":
     parser.add_argument("stage", help="a stage's name")
     name = f"ohlora.stages.{parser.parse_args().stage}"
     module = import_module(name) if find_spec(name) else None
-    if not hasattr(module, "run"):
+    if module is None or not hasattr(module, "run"):
         parser.error(f"{name} is no stage; allowed are those of dvc.yaml")
     main(module.run)

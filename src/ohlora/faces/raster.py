@@ -18,9 +18,7 @@ FAR = 1.0e9
 
 
 @wp.kernel
-def _add_normals(
-    triangles: wp.array2d(dtype=wp.int32), points: wp.array(dtype=wp.vec3), out: wp.array(dtype=wp.vec3)
-):
+def _add_normals(triangles: wp.array2d(dtype=wp.int32), points: wp.array(dtype=wp.vec3), out: wp.array(dtype=wp.vec3)):
     """Launch with dim 1: adds to each point the cross products, twice the area long, of its triangles."""
     for f in range(triangles.shape[0]):
         p = points[triangles[f, 0]]

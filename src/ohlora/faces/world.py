@@ -19,7 +19,6 @@ from ohlora.faces.mesh import (
     rotation,
     split_quads,
     turn,
-    unit,
 )
 from ohlora.faces.person import Person
 from ohlora.faces.raster import vertex_normals

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ohlora import distributed
-from ohlora.errors import UserError
+from ohlora.errors import UserError, main
 from ohlora.files import ImageZip, save_tensors, write_json
 from ohlora.filtering import Ensemble, load_ensemble, predict
 from ohlora.finetune.data import TrainingSet, load
@@ -152,3 +152,7 @@ def run() -> None:
     distributed.start()
     with Stage(f"finetune_{recipe.name}", "seed") as stage:
         train(recipe, params, stage)
+
+
+if __name__ == "__main__":
+    main(run)
