@@ -9,7 +9,7 @@ from ohlora.faces import noise
 from ohlora.faces.canvas import Canvas
 from ohlora.faces.colour import GREY_HAIR, smoothstep
 from ohlora.faces.light import Shadows
-from ohlora.faces.mesh import unit
+from ohlora.faces.mesh import shifted, unit
 from ohlora.faces.person import HairColour, Person
 from ohlora.faces.regions import EYE_MIDPOINT, HAIRLINE, around_head
 from ohlora.faces.strands import grow, light_strands, measure_strands, wind_strands
@@ -179,8 +179,7 @@ def _curl(points: np.ndarray, lock: np.ndarray, hair: Hair, random: np.random.Ge
 def _fit(world: FaceWorld, head: Head, index: np.ndarray, points: np.ndarray) -> np.ndarray:
     """From the neutral head to the person's, roots exactly on the skin, then posed."""
     transform = world.head_transform(head.rest)
-    fitted = points @ transform[:3]
-    fitted += transform[3]
+    fitted = shifted(points @ transform[:3], transform[3])
     roots = world.on_triangles(head.rest, world.scalp.face[index], world.scalp.weights[index])
     neutral = world.scalp.position[index] @ transform[:3] + transform[3]
     fitted += (roots - neutral)[:, None]

@@ -74,6 +74,12 @@ def cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.stack([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx], -1)
 
 
+def shifted(points: np.ndarray, offset: np.ndarray) -> np.ndarray:
+    """Points (..., P, 3) plus an offset (3,), added to P points at a time (several times faster than one by one)."""
+    rows = points.reshape(*points.shape[:-2], -1)
+    return (rows + np.tile(offset, points.shape[-2])).reshape(points.shape)
+
+
 def unit(vectors: np.ndarray) -> np.ndarray:
     """Vectors of length 1 over the last axis; zero stays zero."""
     x, y, z = vectors[..., 0], vectors[..., 1], vectors[..., 2]

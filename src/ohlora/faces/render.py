@@ -80,7 +80,7 @@ def _render(world: FaceWorld, person: Person, size: int) -> Rendered:
         draw_hair(canvas, person, strands, shadows, lights.colours.sum(0) * 0.35)
     draw_glasses(canvas, world, person, head, lights)
     classes = _close_brows(canvas.classes)[::SUPERSAMPLING, ::SUPERSAMPLING].astype(np.uint8)
-    picture = _develop(canvas, person, size)
+    picture = _develop(canvas, person)
     flawed = apply_flaw(picture, person.flaw, person.source.stream("flaw", "strength"))
     image = (flawed * 255 + 0.5).astype(np.uint8)
     return Rendered(image, classes, measure(world, person, head, image, classes))
@@ -143,11 +143,13 @@ def _close_brows(classes: np.ndarray) -> np.ndarray:
     return classes
 
 
-def _develop(canvas: Canvas, person: Person, size: int) -> np.ndarray:
-    """Lens, film curve and grain: sRGB float32 (size, size, 3) in 0..1."""
+def _develop(canvas: Canvas, person: Person) -> np.ndarray:
+    """Lens, film curve and grain: sRGB float32 (S, S, 3) in 0..1, without the supersampling."""
     random = person.source.stream("camera", "film")
     linear = cv2.GaussianBlur(canvas.image, (0, 0), 0.65 * canvas.unit)
-    linear = linear.reshape(size, SUPERSAMPLING, size, SUPERSAMPLING, 3).mean((1, 3)) * random.uniform(0.94, 1.06)
+    n = SUPERSAMPLING
+    linear = np.add.reduce([linear[y::n, x::n] for y in range(n) for x in range(n)]) / n**2
+    linear = linear * random.uniform(0.94, 1.06)
     film = to_srgb(1 - np.exp(-1.5 * np.maximum(linear, 0)))
     film = film + random.normal(0, 0.006, film.shape)
     return np.clip((film - 0.45) * random.uniform(1.06, 1.22) + 0.45, 0, 1).astype(np.float32)

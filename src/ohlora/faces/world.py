@@ -17,6 +17,7 @@ from ohlora.faces.mesh import (
     catmull_clark,
     fit_rotation,
     rotation,
+    shifted,
     split_quads,
     turn,
 )
@@ -73,10 +74,8 @@ class Head:
     eye_radius: dict[str, float]
 
     def pose(self, points: np.ndarray) -> np.ndarray:
-        """Turns points (..., 3) along with the head."""
-        turned = (points - self.pivot) @ self.rotation.T
-        turned += self.pivot
-        return turned.astype(np.float32, copy=False)
+        """Turns points (..., P, 3) along with the head."""
+        return shifted(shifted(points, -self.pivot) @ self.rotation.T, self.pivot).astype(np.float32, copy=False)
 
 
 class FaceWorld:
