@@ -19,6 +19,7 @@ from ohlora.faces import bank as bank_module
 from ohlora.faces import dataset
 from ohlora.faces.attributes import COLUMNS, background_light
 from ohlora.faces.bank import available, load_bank
+from ohlora.faces.canvas import Canvas, View
 from ohlora.faces.colour import hsv, to_linear, to_srgb
 from ohlora.faces.flaws import apply_flaw
 from ohlora.faces.mesh import angles, catmull_clark, fit_rotation, rotation, turn
@@ -172,6 +173,30 @@ def test_pictures_maps_and_attributes_keep_their_form(people: list[Rendered]):
         for name, (kind, low, high) in COLUMNS.items():
             assert low <= each.attributes[name] <= high and isinstance(each.attributes[name], kind), name
         assert background_light(each.image, each.classes)[0] == each.attributes["background_mean"]
+
+
+def test_leaving_out_what_is_covered_changes_nothing(world: FaceWorld):
+    random = np.random.default_rng(0)
+    corners = np.array([[-1, 0, -1], [0, 0, -1], [0, 0.02, 1], [-1, 0.02, 1]], np.float32) * [0.3, 1, 0.3]
+    start, step = random.uniform(-0.2, 0.2, (400, 1, 3)), random.normal(0, 0.02, (400, 12, 3))
+    points = (start * [1, 0.2, 1] + np.cumsum(step * [1, 0.2, 1], 1)).astype(np.float32)
+    canvases = []
+    for leave_out in (False, True):
+        view = View(np.zeros(3), 1.0, np.zeros(2), 500.0, 128)
+        canvas = Canvas(view, np.array([[0, 1, 2], [0, 2, 3]], np.int32), corners.astype(np.float32))
+        pixels, colours = view.pixels(points), np.random.default_rng(1).random((400, 4, 3)).astype(np.float32)
+        if leave_out:
+            wanted = canvas.in_sight(pixels, 4, 5.0)
+            assert 0.3 < wanted.mean() < 0.8 and not wanted.any(1).all()
+            colours[~wanted] = np.nan
+            pixels, colours = pixels[wanted.any(1)], colours[wanted.any(1)]
+        else:  # as if every piece were in sight
+            canvas._far = lambda width, bias: (np.full_like(canvas.depth, np.inf), 1e6)  # type: ignore[method-assign]
+        canvas.strands(pixels, colours, 5.0, 0.9, 10, write_depth=True)
+        canvases.append(canvas)
+    for name in ("image", "depth", "classes"):
+        np.testing.assert_array_equal(getattr(canvases[0], name), getattr(canvases[1], name))
+    assert canvases[0].seen.any() and (canvases[0].classes == 10).any()
 
 
 def test_a_picture_depends_on_seed_and_index_only(world: FaceWorld, people: list[Rendered]):

@@ -115,7 +115,9 @@ class Canvas:
         n_places = colours.shape[1] if colours.ndim == 3 and colours.shape[1] > 1 else 2
         tints = np.broadcast_to(colours.astype(np.float32, copy=False), (len(pixels), n_places, 3))
         widths = width * self.unit * (1 - taper * np.linspace(0, 1, pixels.shape[1]) ** 2)
-        how = [widths.astype(np.float32), float(opacity), int(write_depth), class_id, *self._far(width, bias)]
+        # Depth written behind what was there may uncover later strands: then none is left out beforehand.
+        far = self._far(width, math.inf if write_depth and bias > 0 else bias)
+        how = [widths.astype(np.float32), float(opacity), int(write_depth), class_id, *far]
         wp.launch(draw_strands, 1, [pixels, tints, *how, float(bias), self.depth, self.image, self.classes])
 
     def _far(self, width: float, bias: float) -> tuple[np.ndarray, float]:
