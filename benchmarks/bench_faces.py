@@ -40,7 +40,7 @@ def speed(count: int, size: int, processes: int) -> tuple[float, float]:
 
 
 def steps(count: int, size: int) -> dict[str, float]:
-    """Milliseconds of processor time an image by module and function: the renderer's own, and those it calls."""
+    """Milliseconds an image by module and function, the renderer's own and those it calls; the profiler slows all."""
     cv2.setNumThreads(1)
     world, profile = FaceWorld(), cProfile.Profile(time.process_time)
     for index in range(WARM_UP):

@@ -175,7 +175,7 @@ def test_pictures_maps_and_attributes_keep_their_form(people: list[Rendered]):
         assert background_light(each.image, each.classes)[0] == each.attributes["background_mean"]
 
 
-def test_leaving_out_what_is_covered_changes_nothing(world: FaceWorld):
+def test_leaving_out_what_is_covered_changes_nothing(world: FaceWorld, monkeypatch: pytest.MonkeyPatch):
     random = np.random.default_rng(0)
     corners = np.array([[-1, 0, -1], [0, 0, -1], [0, 0.02, 1], [-1, 0.02, 1]], np.float32) * [0.3, 1, 0.3]
     start, step = random.uniform(-0.2, 0.2, (400, 1, 3)), random.normal(0, 0.02, (400, 12, 3))
@@ -191,7 +191,8 @@ def test_leaving_out_what_is_covered_changes_nothing(world: FaceWorld):
             colours[~wanted] = np.nan
             pixels, colours = pixels[wanted.any(1)], colours[wanted.any(1)]
         else:  # as if every piece were in sight
-            canvas._far = lambda width, bias: (np.full_like(canvas.depth, np.inf), 1e6)  # type: ignore[method-assign]
+            everywhere = np.full((128, 128), np.inf, np.float32), 1e6
+            monkeypatch.setattr(canvas, "_far", lambda width, bias, far=everywhere: far)
         canvas.strands(pixels, colours, 5.0, 0.9, 10, write_depth=True)
         canvases.append(canvas)
     for name in ("image", "depth", "classes"):
