@@ -14,7 +14,7 @@ SCALE = 5.0  # score = SCALE * patch, so patches stay within [-1, 1]
 
 class Mapping(nn.Module):
     matrix: Tensor
-    z_dim = DIM
+    z_dim, label_size = DIM, 0
 
     def __init__(self) -> None:
         super().__init__()
@@ -22,7 +22,8 @@ class Mapping(nn.Module):
         spreads = torch.linspace(0.6, 1.5, DIM)  # w spreads more along some axes than along others
         self.register_buffer("matrix", torch.linalg.qr(square)[0] * spreads)
 
-    def forward(self, z: Tensor) -> dict[str, Tensor]:
+    def forward(self, z: Tensor, label: Tensor | None = None) -> dict[str, Tensor]:
+        assert label is None
         return {"w": z @ self.matrix + 0.7}
 
 

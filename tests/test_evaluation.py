@@ -9,15 +9,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from ohlora.errors import UserError
 from ohlora.evaluation import (
     Readers,
-    correlations,
     edited,
     evaluate,
     judge_columns,
     passes,
     run_cases,
-    weight_grid,
 )
 from ohlora.properties import EXPRESSIONS, GROUPING
+from ohlora.responses import correlations, weight_grid
 from ohlora.rng import standard_normal, stream
 from ohlora.vector_plots import correlation_histograms, responses, stack, strip
 from ohlora.vectors import Directions, group_names

@@ -14,6 +14,7 @@ from ohlora.errors import UserError
 from ohlora.files import load_tensors, save_tensors, write_csv
 from ohlora.filtering import (
     Ensemble,
+    Limit,
     classification_metrics,
     extremes,
     filter_table,
@@ -24,10 +25,11 @@ from ohlora.filtering import (
     train_ensemble,
 )
 from ohlora.labels import complete, kept_ids, read_human, read_labels
-from ohlora.networks.cnn import GenderCNN
+from ohlora.networks.cnn import GenderCNN, QualityCNN
 from ohlora.training import Schedule
 
 CPU = torch.device("cpu")
+BOTH = ("gender", "quality")
 SCHEDULE = Schedule(epochs=8, patience=8, learning_rate=2e-3, batch_size=8)
 
 
@@ -40,9 +42,10 @@ def toy(count: int = 40, side: int = 64) -> tuple[torch.Tensor, np.ndarray]:
     return torch.from_numpy(images.astype(np.uint8)), labels
 
 
-def train(tries: int = 1, max_valid_loss: float = 10.0, seed: int = 0, bf16: bool = False, **changes: Any) -> tuple:
+def train(
+    tries: int = 1, max_valid_loss: float = 10.0, seed: int = 0, schedule: Schedule = SCHEDULE, **changes: Any
+) -> tuple:
     images, labels = toy()
-    schedule = replace(SCHEDULE, bf16=bf16)
     settings: dict[str, Any] = {"folds": 2, "stratified": True, "device": CPU} | changes
     return train_ensemble(
         "quality", images, labels, schedule, max_valid_loss=max_valid_loss, tries=tries, seed=seed, **settings
@@ -55,7 +58,7 @@ def train(tries: int = 1, max_valid_loss: float = 10.0, seed: int = 0, bf16: boo
 def human(tmp_path: Path, rows: str | bytes) -> pd.DataFrame:
     path = tmp_path / "human.csv"
     path.write_bytes(b"id,attribute,value\n" + (rows.encode() if isinstance(rows, str) else rows))
-    return read_human(path, n_images=10)
+    return read_human(path, 10, BOTH)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +92,7 @@ def test_human_labels_come_before_the_annotators(tmp_path: Path) -> None:
     assert gender["value"].tolist() == [0, 1, 0, 0]
     assert gender["source"].tolist() == ["annotator", "annotator", "human", "annotator"]
     write_csv(tmp_path / "labels.csv", labels)
-    wide = read_labels(tmp_path / "labels.csv", ids)
+    wide = read_labels(tmp_path / "labels.csv", ids, BOTH)
     assert wide["gender"].tolist() == [0, 1, 0, 0]
     assert wide["quality"].tolist() == [1, 1, 0, 1]
     assert wide["quality_source"].tolist() == ["annotator"] * 4
@@ -106,10 +109,12 @@ def test_labels_of_nothing_are_named(tmp_path: Path, rows: str, message: str) ->
     path = tmp_path / "labels.csv"
     path.write_text("id,attribute,value,source\n" + rows)
     with pytest.raises(UserError, match=rf"labels\.csv.*{message}"):
-        read_labels(path, np.arange(9))
+        read_labels(path, np.arange(9), BOTH)
 
 
-@pytest.mark.parametrize(("kept", "message"), [(0, "no image is kept; lower filter"), (7, "line 2: kept is 7")])
+@pytest.mark.parametrize(
+    ("kept", "message"), [(0, "no image is kept; loosen the thresholds"), (7, "line 2: kept is 7")]
+)
 def test_table_that_keeps_nothing_is_named(tmp_path: Path, kept: int, message: str) -> None:
     (tmp_path / "filter.csv").write_text(f"id,kept\n3,{kept}\n")
     with pytest.raises(UserError, match=rf"filter\.csv.*{message}"):
@@ -120,7 +125,7 @@ def test_missing_label_is_named(tmp_path: Path) -> None:
     path = tmp_path / "labels.csv"
     path.write_text("id,attribute,value,source\n0,gender,1,human\n0,quality,1,human\n1,gender,0,human\n")
     with pytest.raises(UserError, match="id 1 has no label for quality"):
-        read_labels(path, np.arange(9))
+        read_labels(path, np.arange(9), BOTH)
 
 
 # ---------------------------------------------------------------- networks
@@ -163,7 +168,7 @@ def test_network_gone_wrong_has_no_finite_loss() -> None:
 @pytest.mark.parametrize("bf16", [False, True])
 def test_ensemble_learns_keeps_its_best_epoch_and_survives_its_file(tmp_path: Path, bf16: bool) -> None:
     images, labels = toy()
-    ensemble, fitted, tries = train(bf16=bf16)
+    ensemble, fitted, tries = train(schedule=replace(SCHEDULE, bf16=bf16))
     assert all(value.dtype == torch.float32 for value in ensemble.state_dict().values())
     assert tries == [1, 1]
     for result, valid, member in zip(
@@ -209,6 +214,16 @@ def test_votes_do_not_depend_on_the_batch_size() -> None:
     assert np.abs(predict(ensemble, images, CPU, 7) - predict(ensemble, images, CPU, 40)).max() < 1e-5
 
 
+def test_training_starts_from_given_networks() -> None:
+    first = train()[0]
+    short = replace(SCHEDULE, epochs=1, learning_rate=1e-9)
+    again = train(schedule=short, initial=first)[0]
+    for key, value in first.state_dict().items():
+        assert torch.allclose(value, again.state_dict()[key], atol=1e-6), key
+    with pytest.raises(UserError, match="networks for quality to start from: for images of another size"):
+        train(initial=Ensemble([QualityCNN(resolution=128)]))
+
+
 def test_same_seed_same_networks_another_seed_others() -> None:
     first, again, other = (train(seed=seed)[0].state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(first[key], again[key]) for key in first)
@@ -225,13 +240,16 @@ def test_failed_fold_starts_again_and_running_out_of_tries_is_an_error() -> None
 # ---------------------------------------------------------------- table
 
 
-def table(gender_min: float = 0.7, quality_min: float = 0.9) -> pd.DataFrame:
+LIMITS = {"gender": Limit("filter.gender_min", 0.7), "quality": Limit("filter.quality_min", 0.9)}
+
+
+def table(**options: bool) -> pd.DataFrame:
     labels = pd.DataFrame(
         {"gender": [1, 0], "quality": [1, 1], "gender_source": ["human", "annotator"], "quality_source": ["human"] * 2},
         index=pd.Index([0, 1], name="id"),
     )
     scores = {"gender": np.array([0.0, 1.0, 0.75, 0.2, 0.9]), "quality": np.array([0.0, 0.0, 0.91, 0.95, 0.899])}
-    return filter_table(np.arange(5), labels, scores, {"gender": gender_min, "quality": quality_min})
+    return filter_table(np.arange(5), labels, scores, LIMITS, **options)
 
 
 def test_labels_count_before_votes_and_reasons_say_why(tmp_path: Path) -> None:
@@ -243,10 +261,21 @@ def test_labels_count_before_votes_and_reasons_say_why(tmp_path: Path) -> None:
     assert kept_ids(tmp_path / "filter.csv").tolist() == [0, 2]
 
 
+def test_labelled_images_are_left_out_on_demand_and_some_scores_must_be_low() -> None:
+    result = table(unlabelled_only=True)
+    assert result["kept"].tolist() == [0, 0, 1, 0, 0]
+    assert result["reason"].tolist()[:2] == ["has labels", "has labels gender below 0.7"]
+    labels = pd.DataFrame(columns=["age", "age_source"], index=pd.Index([], name="id"))
+    ages = {"age": np.array([0.2, 0.008, 0.0081, np.nan])}
+    result = filter_table(np.arange(4), labels, ages, {"age": Limit("filter_v1.age_max", 0.008)})
+    assert result["kept"].tolist() == [0, 1, 0, 0]
+    assert result["reason"].tolist() == ["age above 0.008", "", "age above 0.008", "age above 0.008"]
+
+
 def test_vote_that_is_no_number_is_not_kept() -> None:
     labels = table().iloc[:0].set_index("id")[["gender", "quality", "gender_source", "quality_source"]]
     scores = {"gender": np.array([np.nan, 0.9]), "quality": np.array([1.0, 1.0])}
-    result = filter_table(np.arange(2), labels, scores, {"gender": 0.7, "quality": 0.9})
+    result = filter_table(np.arange(2), labels, scores, LIMITS)
     assert result["kept"].tolist() == [0, 1]
     assert result["reason"].tolist() == ["gender below 0.7", ""]
 
@@ -254,8 +283,10 @@ def test_vote_that_is_no_number_is_not_kept() -> None:
 def test_thresholds_that_keep_nothing_are_named() -> None:
     labels = table().iloc[:0].set_index("id")[["gender", "quality", "gender_source", "quality_source"]]
     scores = {"gender": np.array([0.3]), "quality": np.array([0.5])}
-    with pytest.raises(UserError, match=r"filter\.gender_min = 0\.7, filter\.quality_min = 0\.9: no image .* 0\.3000"):
-        filter_table(np.array([0]), labels, scores, {"gender": 0.7, "quality": 0.9})
+    with pytest.raises(
+        UserError, match=r"filter\.gender_min = 0\.7, filter\.quality_min = 0\.9: no image is left; .*0\.3000"
+    ):
+        filter_table(np.array([0]), labels, scores, LIMITS)
 
 
 def test_extremes_are_the_best_the_worst_and_of_the_others_the_nearest_to_the_threshold() -> None:

@@ -1,7 +1,7 @@
 """The stage finetune on a few images with the bundled networks, and what it does with bad input."""
 
-import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +11,10 @@ import torch
 from ohlora.errors import main
 from ohlora.files import load_tensors, read_json, save_tensors, write_images
 from ohlora.filtering import NETWORKS, Ensemble, save_ensemble
+from ohlora.finetune.recipes import RECIPES
 from ohlora.networks.cnn import PropertyCNN
 from ohlora.properties import PROPERTY_NAMES
-from ohlora.stages import finetune, paths
+from ohlora.stages import base, finetune, paths
 from ohlora.weights import load_discriminator, load_generator
 
 COUNT = 16
@@ -24,20 +25,21 @@ Stage = Callable[..., str]
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with images, filter table, scores and readers as the earlier stages leave them."""
     folder, draw = tmp_path_factory.mktemp("inputs"), np.random.default_rng(0)
-    for images, table in ((paths.IMAGES, paths.FILTER), (paths.V1_IMAGES, paths.V1_FILTER)):
+    for files in (paths.BASE, paths.V1):
         pixels = draw.integers(0, 256, (COUNT, 128, 128, 3), dtype=np.uint8)
-        write_images(folder / images, range(COUNT), pixels)
-        (folder / table).parent.mkdir(parents=True)
-        (folder / table).write_text("id,kept\n" + "".join(f"{i},1\n" for i in range(COUNT)))
+        write_images(folder / files.images, range(COUNT), pixels)
+        (folder / files.filter).parent.mkdir(parents=True)
+        (folder / files.filter).write_text("id,kept\n" + "".join(f"{i},1\n" for i in range(COUNT)))
     scores = "".join(f"{i}," + ",".join(f"{x:.3f}" for x in draw.standard_normal(7)) + "\n" for i in range(COUNT))
     for table in (paths.SCORES_V1, paths.SCORES_CNN):
         (folder / table).parent.mkdir(parents=True, exist_ok=True)
         (folder / table).write_text(",".join(["id", *PROPERTY_NAMES]) + "\n" + scores)
     torch.manual_seed(0)
     save_tensors(folder / paths.PROPERTY_CNN, PropertyCNN(128, width=1 / 32).state_dict())
-    for name, network in NETWORKS.items():
-        for place in (paths.FILTER_NETWORKS, paths.V1_FILTER_NETWORKS):
-            save_ensemble(folder / place.format(name), Ensemble([network(resolution=128)]), name, 128)
+    for files in (paths.BASE, paths.V1):
+        for name in files.attributes:
+            path = folder / files.filter_networks(name)
+            save_ensemble(path, Ensemble([NETWORKS[name](resolution=128)]), name, 128)
     return folder
 
 
@@ -46,17 +48,19 @@ def stage(
     inputs: Path, write_params: Callable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Stage:
     """Runs the stage like a command, in the folder with the inputs; gives the error's line, if there is one."""
-    path = write_params({"runtime.device": "cpu", "runtime.threads": 1})
-    (inputs / "params.yaml").write_text(path.read_text())
+    (inputs / "params.yaml").write_text(write_params({}).read_text())
     monkeypatch.chdir(inputs)
+    base.run()
     monkeypatch.setattr("ohlora.finetune.examiner.TEST_LATENTS", 1)
 
-    def command(recipe: str, **section: object) -> str:
-        settings = {"n_test_images": 16, recipe: {"epochs": 1}} | section
-        Path("finetune.yaml").write_text(json.dumps({"finetune": settings}))
-        monkeypatch.setattr("sys.argv", ["finetune", "--recipe", recipe, "--params", "finetune.yaml"])
+    def command(recipe: str, **changes: object) -> str:
+        short = {f"{name}.epochs": 1 for name in RECIPES}
+        settings = {"n_test_images": 16} | short | changes
+        runtime = {"runtime.device": "cpu", "runtime.threads": 1}
+        path = write_params(runtime | {f"finetune.{name}": value for name, value in settings.items()})
+        Path("params.yaml").write_text(path.read_text())
         try:
-            main(finetune.run)
+            main(partial(finetune.run, recipe))
         except SystemExit as end:
             assert end.code == 2
             lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
@@ -68,24 +72,27 @@ def stage(
 
 
 def test_v1_and_v9_in_a_row(stage: Stage, inputs: Path) -> None:
-    assert stage("v9") == "error: models/finetune/v1/generator.safetensors: No such file or directory"
+    assert stage("v9") == "error: models/generators/v1/generator.safetensors: No such file or directory"
     assert stage("v1") == ""
     metrics = read_json("metrics/finetune_v1.json")
     assert metrics["images"] == COUNT and metrics["batches"] == 1 and metrics["new_tensors"] == 4
     assert {"rate_gender", "rate_quality", "auroc", "corr_eyes", "mae_pose"} <= metrics["last"].keys()
     assert Path("plots/finetune_v1/plots/metrics/rate_gender.tsv").read_text().count("\n") == 2
     assert Path("plots/finetune_v1_sheets/epoch_001.png").is_file()
-    made = Path("models/finetune/v1/generator.safetensors")
+    made = Path("models/generators/v1/generator.safetensors")
     before = made.read_bytes()
 
     assert stage("v1") == ""  # nothing is left to train
     assert made.read_bytes() == before
 
     assert stage("v9") == ""
-    g = load_generator("models/finetune/v9/generator.safetensors")
+    g = load_generator("models/generators/v9/generator.safetensors")
     assert g.mapping(torch.zeros(2, 512), torch.zeros(2, 7))["mapping_split1"].shape == (2, 2560)
     images = torch.zeros(2, 3, 128, 128)
-    assert load_discriminator("models/finetune/v9/discriminator.safetensors")(images, torch.zeros(2, 7)).shape == (2, 1)
+    assert load_discriminator("models/generators/v9/discriminator.safetensors")(images, torch.zeros(2, 7)).shape == (
+        2,
+        1,
+    )
     last = read_json("metrics/finetune_v9.json")["last"]
     assert {f"rate_{name}" for name in ("gender", "quality", "age", "glass")} <= last.keys()
 
@@ -93,17 +100,17 @@ def test_v1_and_v9_in_a_row(stage: Stage, inputs: Path) -> None:
     save_tensors(made, {k: v[:3] if k == "mapping.label_weight" else v for k, v in state.items()})
     assert "3 label inputs, those of v1 are 7" in stage("v9")
     made.write_bytes(b"cut")
-    assert "models/finetune/v1/generator.safetensors: truncated, damaged" in stage("v9")
+    assert "models/generators/v1/generator.safetensors: truncated, damaged" in stage("v9")
 
 
 def test_bad_input_is_one_line_and_nothing_is_overwritten(stage: Stage, inputs: Path) -> None:
-    networks = Path("models/finetune/v1")
+    networks = Path("models/generators/v1")
     networks.mkdir(parents=True, exist_ok=True)
     (networks / "discriminator.safetensors").write_bytes(b"of before")
     assert stage("v7") == "error: recipe 'v7': allowed are v1, v2, v3, v4, v5, v8, v9"
-    assert "finetune.v1.epochs = 0" in stage("v1", v1={"epochs": 0})
-    assert "finetune.v1.epochs = -2" in stage("v1", v1={"epochs": -2})
-    assert "finetune.v1.rate_factor = 0" in stage("v1", v1={"epochs": 1, "rate_factor": 0})
+    assert "finetune.v1.epochs = 0" in stage("v1", **{"v1.epochs": 0})
+    assert "finetune.v1.epochs = -2" in stage("v1", **{"v1.epochs": -2})
+    assert "finetune.v1.rate_factor = 0" in stage("v1", **{"v1.rate_factor": 0})
     assert "16 filtered images with labels, fewer than finetune.batch_size = 32" in stage("v1", batch_size=32)
     table = Path(paths.SCORES_V1)
     content = table.read_text()

@@ -1,9 +1,11 @@
-"""Runs a stage of dvc.yaml in the working folder: `python -m ohlora synthesize`."""
+"""Runs a stage in the working folder: `python -m ohlora synthesize`, `python -m ohlora finetune v1`."""
 
 import argparse
 import signal
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
+from inspect import signature
 
 from ohlora.errors import main
 
@@ -12,8 +14,16 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     parser = argparse.ArgumentParser("python -m ohlora", description=__doc__)
     parser.add_argument("stage", help="a stage's name")
-    name = f"ohlora.stages.{parser.parse_args().stage}"
+    parser.add_argument("of", nargs="?", help="generator or recipe that the stage works on: base, v1, ...")
+    options = parser.parse_args()
+    name = f"ohlora.stages.{options.stage}"
     module = import_module(name) if find_spec(name) else None
     if module is None or not hasattr(module, "run"):
-        parser.error(f"{name} is no stage; allowed are those of dvc.yaml")
-    main(module.run)
+        parser.error(f"{name} is no stage; allowed are those of dvc.yaml and finetune/dvc.yaml")
+    arguments = [] if options.of is None else [options.of]
+    try:
+        signature(module.run).bind(*arguments)
+    except TypeError:
+        wanted = "no name" if arguments else "the name of a generator or recipe"
+        parser.error(f"stage {options.stage} takes {wanted} after it")
+    main(partial(module.run, *arguments))

@@ -1,8 +1,7 @@
 """The image generation test: do the properties of edited images follow the weights that were asked for?"""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 import torch
@@ -12,25 +11,13 @@ from tqdm import tqdm
 from ohlora.errors import UserError
 from ohlora.judging import COUNTERPARTS, counterparts
 from ohlora.networks.stylegan import Generator, to_uint8
-from ohlora.properties import BY_NAME
+from ohlora.properties import columns
+from ohlora.responses import correlations, weight_grid
 from ohlora.sampling import map_latents, synthesise
 from ohlora.vector_plots import strip
 from ohlora.vectors import Directions, assign_groups
 
 CASES_AT_ONCE = 32
-
-
-def weight_grid(weights: Mapping[str, Sequence[float]], properties: Sequence[str]) -> np.ndarray:
-    """All combinations of the weights.
-
-    Args:
-        weights: weights of each property; the original's are 2 of eyes, 5 of mouth and 5 of pose, so 50 images.
-        properties: order of the columns.
-
-    Returns:
-        float32 (M, P); the first column changes slowest.
-    """
-    return np.array(list(product(*(weights[name] for name in properties))), dtype=np.float32)
 
 
 def edited(w: np.ndarray, vectors: np.ndarray, steps: np.ndarray) -> np.ndarray:
@@ -45,26 +32,6 @@ def edited(w: np.ndarray, vectors: np.ndarray, steps: np.ndarray) -> np.ndarray:
         float32 (N, M, D): w + sum over properties of weight times vector.
     """
     return w[:, None] + np.einsum("mp,npd->nmd", steps, vectors, optimize=True)
-
-
-def correlations(asked: np.ndarray, read: np.ndarray) -> np.ndarray:
-    """Pearson's correlation of weights and readings of each case.
-
-    Args:
-        asked: (M, P) weights.
-        read: (N, M, R) readings.
-
-    Returns:
-        float64 (N, P, R); NaN where a reading is missing or (within rounding) constant.
-    """
-    x = asked - asked.mean(axis=0, dtype=np.float64)
-    centre = read.mean(axis=1, keepdims=True, dtype=np.float64)
-    y = read - centre
-    x_norm, y_norm = np.linalg.norm(x, axis=0), np.linalg.norm(y, axis=1)
-    constant = y_norm <= 1e-6 * np.sqrt(len(asked)) * np.maximum(np.abs(centre[:, 0]), 1e-3)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        values = np.einsum("mp,nmr->npr", x, y) / (x_norm[:, None] * y_norm[:, None])
-    return np.where(constant[:, None] | (x_norm == 0)[:, None], np.nan, values)
 
 
 def passes(values: np.ndarray, thresholds: Sequence[float]) -> np.ndarray:
@@ -165,11 +132,6 @@ def run_cases(readers: Readers, directions: Directions, z: np.ndarray, weights: 
             readings.append(reading.reshape(len(chunk), len(asked), -1))
             bar.update(len(chunk))
     return Cases(z, w, groups, asked, np.concatenate(scores), np.concatenate(readings))
-
-
-def columns(names: Iterable[str]) -> list[int]:
-    """The property CNN's outputs of these properties."""
-    return [BY_NAME[name].index for name in names]
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ Source of the procedure and its numbers: Oh-LoRA (WannaBeSuperteur/AI_Projects, 
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from torch import Tensor, nn
 
 from ohlora.errors import UserError
 from ohlora.files import save_tensors
-from ohlora.labels import ATTRIBUTES
 from ohlora.networks.cnn import AgeCNN, GenderCNN, GlassCNN, QualityCNN
 from ohlora.rng import stream
 from ohlora.training import Fitted, Schedule, fit, initialise, mirrored, seeded
@@ -108,23 +108,25 @@ def train_ensemble(
     tries: int,
     seed: int,
     device: torch.device,
+    initial: Ensemble | None = None,
     on_epoch: OnEpoch = lambda fold, metrics: None,
 ) -> tuple[Ensemble, list[Fitted], list[int]]:
     """Trains one network for each fold; a fold whose best validation loss is too high starts again from scratch.
 
     Args:
-        attribute: "gender" or "quality".
+        attribute: a name of NETWORKS.
         images: uint8 (N, 3, H, W) RGB.
         labels: (N,) 0 or 1.
         max_valid_loss: a fold above it has failed.
         tries: trainings of a fold, the first included.
+        initial: networks of the same attribute to start from, one after the other in turn; None starts from drawn ones.
         on_epoch: called with the fold and the metrics of each epoch, failed tries included.
 
     Returns:
         The networks, their histories, and the tries each took.
 
     Raises:
-        UserError: a fold failed in all its tries.
+        UserError: a fold failed in all its tries, or the initial networks read images of another size.
     """
     fitted: list[Fitted] = []
     members: list[nn.Module] = []
@@ -132,7 +134,9 @@ def train_ensemble(
     for fold, valid in enumerate(make_folds(labels, folds, stratified, seed, attribute)):
         for attempt in range(tries):
             purpose = ("train_filter", attribute, fold, attempt)
-            member, result = _train_fold(attribute, images, labels, valid, schedule, seed, purpose, device, on_epoch)
+            given = initial.members[fold % len(initial.members)] if initial else None
+            member = _new_member(attribute, images, given, seed, purpose).to(device)
+            result = _train_fold(member, images, labels, valid, schedule, seed, purpose, device, on_epoch)
             if result.best["loss"] <= max_valid_loss:
                 break
         else:
@@ -146,8 +150,23 @@ def train_ensemble(
     return Ensemble(members).eval(), fitted, used
 
 
+def _new_member(
+    attribute: str, images: Tensor, initial: nn.Module | None, seed: int, purpose: tuple[str | int, ...]
+) -> nn.Module:
+    with seeded(seed, *purpose, "weights"):
+        model = NETWORKS[attribute](resolution=images.shape[-1])
+        if initial is None:
+            initialise(model, _unit(images[:64], torch.device("cpu")))
+            return model
+    try:
+        model.load_state_dict(initial.state_dict())
+    except RuntimeError:
+        raise UserError(f"networks for {attribute} to start from: for images of another size") from None
+    return model
+
+
 def _train_fold(
-    attribute: str,
+    model: nn.Module,
     images: Tensor,
     labels: np.ndarray,
     valid: np.ndarray,
@@ -156,15 +175,11 @@ def _train_fold(
     purpose: tuple[str | int, ...],
     device: torch.device,
     on_epoch: OnEpoch,
-) -> tuple[nn.Module, Fitted]:
-    with seeded(seed, *purpose, "weights"):
-        model = NETWORKS[attribute](resolution=images.shape[-1])
-        initialise(model, _unit(images[:64], torch.device("cpu")))
-    model.to(device)
+) -> Fitted:
     targets = torch.tensor(labels, dtype=torch.float32)
     train = np.setdiff1d(np.arange(len(labels)), valid)
     fold = int(purpose[2])
-    result = fit(
+    return fit(
         model,
         lambda x: mirrored(_unit(x, device)),
         lambda probability, y: F.binary_cross_entropy(probability.flatten(), y),
@@ -176,7 +191,6 @@ def _train_fold(
         device=device,
         on_epoch=lambda metrics: on_epoch(fold, metrics),
     )
-    return model, result
 
 
 def _unit(images: Tensor, device: torch.device) -> Tensor:
@@ -201,8 +215,28 @@ def load_ensemble(path: str | Path, attribute: str) -> Ensemble:
     return load_described(path, "filter ensemble", build)
 
 
+@dataclass(frozen=True)
+class Limit:
+    """A threshold and the parameter that sets it: the lowest score kept or, if its name ends in _max, the highest."""
+
+    parameter: str
+    value: float
+
+    @property
+    def highest(self) -> bool:
+        return self.parameter.endswith("_max")
+
+    def keeps(self, scores: pd.Series) -> np.ndarray:
+        """Bool (N,); what is no number is not kept."""
+        return (scores <= self.value if self.highest else scores >= self.value).to_numpy()
+
+
 def filter_table(
-    ids: np.ndarray, labels: pd.DataFrame, scores: Mapping[str, np.ndarray], thresholds: Mapping[str, float]
+    ids: np.ndarray,
+    labels: pd.DataFrame,
+    scores: Mapping[str, np.ndarray],
+    limits: Mapping[str, Limit],
+    unlabelled_only: bool = False,
 ) -> pd.DataFrame:
     """The scores of all images and which are kept.
 
@@ -210,7 +244,8 @@ def filter_table(
         ids: (N,) all images.
         labels: as `ohlora.labels.read_labels` gives them; they count instead of the networks' scores.
         scores: per attribute (N,) the networks' votes.
-        thresholds: per attribute the lowest score kept.
+        limits: per attribute the threshold.
+        unlabelled_only: leaves out the images with labels.
 
     Returns:
         Columns id, then for each attribute its score (4 digits) and source, kept (0 or 1) and reason (empty if kept).
@@ -221,18 +256,20 @@ def filter_table(
     table = pd.DataFrame({"id": ids})
     labelled = table["id"].isin(labels.index).to_numpy()
     reasons = np.full(len(ids), "", dtype=object)
-    for attribute in ATTRIBUTES:
+    if unlabelled_only:
+        reasons[labelled] = " has labels"
+    for attribute, limit in limits.items():
         given = labels.reindex(ids)
         table[attribute] = np.where(labelled, given[attribute], np.round(scores[attribute].astype(np.float64), 4))
         table[f"{attribute}_source"] = np.where(labelled, given[f"{attribute}_source"], "cnn")
-        low = ~(table[attribute] >= thresholds[attribute]).to_numpy()  # what is no number is not kept
-        reasons[low] += f" {attribute} below {thresholds[attribute]:g}"
+        side = "above" if limit.highest else "below"
+        reasons[~limit.keeps(table[attribute])] += f" {attribute} {side} {limit.value:g}"
     table["kept"] = (reasons == "").astype(int)
     table["reason"] = [reason.strip() for reason in reasons]
     if not table["kept"].any():
-        limits = ", ".join(f"filter.{name}_min = {thresholds[name]:g}" for name in ATTRIBUTES)
-        best = ", ".join(f"{name} {table[name].max():.4f}" for name in ATTRIBUTES)
-        raise UserError(f"{limits}: no image reaches them; the highest scores are {best}")
+        ranges = ", ".join(f"{name} {table[name].min():.4f} to {table[name].max():.4f}" for name in limits)
+        wanted = ", ".join(f"{limit.parameter} = {limit.value:g}" for limit in limits.values())
+        raise UserError(f"{wanted}: no image is left; the scores are {ranges}")
     return table
 
 

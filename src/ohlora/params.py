@@ -54,7 +54,8 @@ class Runtime(Section):
 class Synthesize(Section):
     """The first face images."""
 
-    n_images: int = Field(ge=20, le=1_000_000, description="face images")
+    n_images: int = Field(ge=20, le=1_000_000, description="face images of the base generator")
+    n_images_v1: int = Field(ge=20, le=1_000_000, description="face images of FineTune-v1")
     truncation_psi: Unit
     batch_size: BatchSize
 
@@ -65,6 +66,8 @@ class Label(Section):
     n_labels: int = Field(ge=10, le=1_000_000, description="images that get labels")
     gender_min: Unit
     quality_min: Unit
+    age_min: Unit
+    glass_min: Unit
     batch_size: BatchSize
 
 
@@ -76,7 +79,7 @@ class Attribute(Section):
 
 
 class TrainFilter(Section):
-    """Networks that learn gender and quality."""
+    """Networks that learn gender and quality, and on the images of FineTune-v1 age and glasses too."""
 
     folds: int = Field(ge=2, le=20, description="folds and networks of an attribute")
     epochs: Epochs
@@ -86,6 +89,8 @@ class TrainFilter(Section):
     tries: int = Field(ge=1, le=20, description="trainings of a fold before its failure ends the stage")
     gender: Attribute
     quality: Attribute
+    age: Attribute
+    glass: Attribute
 
 
 class Filter(Section):
@@ -94,6 +99,15 @@ class Filter(Section):
     gender_min: Unit
     quality_min: Unit
     batch_size: BatchSize
+
+
+class FilterV1(Section):
+    """The same for the images of FineTune-v1."""
+
+    gender_min: Unit
+    quality_min: Unit
+    age_max: Unit
+    glass_max: Unit
 
 
 class Segment(Section):
@@ -120,10 +134,40 @@ class TrainPropertyCnn(Section):
     valid_fraction: HeldBack
 
 
+class Recipe(Section):
+    """Length and speed of one fine-tuning recipe."""
+
+    epochs: Epochs
+    rate_factor: float = Field(gt=0, le=10_000, description="times the recipe's own step sizes")
+
+
+class FineTune(Section):
+    """Fine-tuning of the generator: what all recipes share, then each one's own."""
+
+    batch_size: int = Field(ge=2, le=1024, description="images in a training step, all processes together")
+    gamma: float = Field(ge=0, le=1000, description="weight of the gradient penalty R1")
+    penalty_interval: int = Field(ge=1, le=64, description="discriminator steps between two penalties")
+    half_life: int = Field(ge=0, le=10**6, description="images the averaged generator remembers, 0 for none")
+    keep_known_inputs: bool
+    n_test_images: int = Field(ge=16, le=100_000, description="fresh images measured after every epoch")
+    v1: Recipe
+    v2: Recipe
+    v3: Recipe
+    v4: Recipe
+    v5: Recipe
+    v8: Recipe
+    v9: Recipe
+
+
+class Measure(Section):
+    """Rates of fresh images of a generator."""
+
+    n_images: int = Field(ge=16, le=1_000_000, description="fresh images")
+
+
 class Sample(Section):
     """Sampling for the search."""
 
-    generator: Literal["base"]
     batch_size: BatchSize
     precision: Literal["fp32", "bf16"]
 
@@ -148,6 +192,7 @@ class Tsne(Section):
 class Vectors(Section):
     """The search for vectors."""
 
+    generator: Literal["base", "v1", "v8", "v9"]
     groups: Annotated[
         list[Literal["hair_color", "hair_length", "background_mean"]],
         Field(min_length=1, max_length=3),
@@ -202,9 +247,12 @@ class Params(Section):
     label: Label
     train_filter: TrainFilter
     filter: Filter
+    filter_v1: FilterV1
     segment: Segment
     score: Score
     train_property_cnn: TrainPropertyCnn
+    finetune: FineTune
+    measure: Measure
     sample: Sample
     vectors: Vectors
     test_vectors: TestVectors
@@ -212,11 +260,12 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Params":
-        if self.label.n_labels > self.synthesize.n_images:
-            raise ValueError(
-                f"label.n_labels = {self.label.n_labels}: "
-                f"allowed is at most synthesize.n_images, {self.synthesize.n_images}"
-            )
+        for name in ("n_images", "n_images_v1"):
+            count = getattr(self.synthesize, name)
+            if self.label.n_labels > count:
+                raise ValueError(
+                    f"label.n_labels = {self.label.n_labels}: allowed is at most synthesize.{name}, {count}"
+                )
         if self.label.n_labels < 2 * self.train_filter.folds:
             raise ValueError(
                 f"train_filter.folds = {self.train_filter.folds}: "

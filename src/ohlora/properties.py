@@ -1,5 +1,6 @@
 """The table of face properties from which order, crops, ranges and roles are derived."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -48,3 +49,8 @@ EXPRESSIONS = tuple(p.name for p in PROPERTIES if p.role == "expression")
 GROUPING = tuple(p.name for p in PROPERTIES if p.role == "grouping")
 GROUPING_16 = (*GROUPING, "hairstyle")
 BY_NAME = {p.name: p for p in ALL_PROPERTIES}
+
+
+def columns(names: Iterable[str]) -> list[int]:
+    """The property CNN's outputs of these properties."""
+    return [BY_NAME[name].index for name in names]

@@ -36,11 +36,20 @@ class Samples:
     scores: np.ndarray
 
 
+def neutral_label(generator: Generator, count: int, device: torch.device | str) -> Tensor | None:
+    """Labels (count, L) of zeros, the mean scores, for a generator with label inputs; None for one without."""
+    size = generator.mapping.label_size
+    return torch.zeros(count, size, device=device) if size else None
+
+
 @torch.inference_mode()
 def map_latents(generator: Generator, z: np.ndarray, device: torch.device | str) -> np.ndarray:
-    """w, float32 (N, w_dim), of latents z, float32 (N, z_dim)."""
-    chunks = torch.from_numpy(z).split(MAPPING_CHUNK)
-    return torch.cat([generator.mapping(chunk.to(device))["w"].float().cpu() for chunk in chunks]).numpy()
+    """w, float32 (N, w_dim), of latents z, float32 (N, z_dim), with neutral labels."""
+    parts = []
+    for chunk in torch.from_numpy(z).split(MAPPING_CHUNK):
+        label = neutral_label(generator, len(chunk), device)
+        parts.append(generator.mapping(chunk.to(device), label)["w"].float().cpu())
+    return torch.cat(parts).numpy()
 
 
 def as_saved(images: Tensor) -> Tensor:

@@ -8,10 +8,10 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from ohlora.evaluation import correlations, weight_grid
-from ohlora.finetune.methods import columns, draw_w
+from ohlora.finetune.methods import draw_w
 from ohlora.networks.stylegan import Generator, to_uint8
-from ohlora.properties import EXPRESSIONS
+from ohlora.properties import EXPRESSIONS, columns
+from ohlora.responses import correlations, weight_grid
 from ohlora.sampling import synthesise
 
 TEST_LATENTS = 30

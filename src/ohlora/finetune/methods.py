@@ -17,7 +17,7 @@ from ohlora.finetune.recipes import Recipe
 from ohlora.gan.losses import discriminator_loss, generator_loss, r1_penalty
 from ohlora.networks.encoder import sampled
 from ohlora.networks.stylegan import Generator
-from ohlora.properties import BY_NAME
+from ohlora.properties import columns
 from ohlora.rng import standard_normal
 
 W_AVG_DECAY = 0.995
@@ -238,11 +238,6 @@ class Adversarial(Method):
 
 
 # ---------------------------------------------------------------- through the readers
-
-
-def columns(names: tuple[str, ...]) -> list[int]:
-    """The property CNN's outputs of these properties."""
-    return [BY_NAME[name].index for name in names]
 
 
 class ThroughProperties(Method):

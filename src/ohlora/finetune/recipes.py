@@ -51,7 +51,6 @@ class Recipe:
         rate: step size of AdamW. encoder_rate: the same for v3's encoder.
         annealing: epochs of half a period of the cosine.
         test_every: batches between two image generation tests; 0 after every epoch only.
-        attributes: readings whose rates are logged.
     """
 
     name: str
@@ -75,10 +74,7 @@ class Recipe:
     encoder_rate: float = 0.0
     annealing: int = 10
     test_every: int = 0
-    attributes: tuple[str, ...] = ("gender", "quality")
 
-
-ALL_ATTRIBUTES = ("gender", "quality", "age", "glass")
 
 RECIPES = {
     recipe.name: recipe
@@ -129,7 +125,7 @@ RECIPES = {
             discriminator_turns=Turns(4, 1.5),
             test_every=10,
         ),
-        Recipe("v8", label_source="zeros", synthesis=4, attributes=ALL_ATTRIBUTES),
+        Recipe("v8", label_source="zeros", synthesis=4),
         Recipe(
             "v9",
             label_source="zeros",
@@ -139,7 +135,6 @@ RECIPES = {
             layers=16,
             inputs=8,
             discriminator_turns=Turns(4, 2.5),
-            attributes=ALL_ATTRIBUTES,
         ),
     )
 }

@@ -1,6 +1,7 @@
 """One thin module for each stage of dvc.yaml, and what they have in common."""
 
 from contextlib import ExitStack
+from functools import reduce
 from types import TracebackType
 from typing import Any, Self
 
@@ -24,7 +25,7 @@ class Stage:
 
     Args:
         name: the stage's name in dvc.yaml.
-        sections: the top-level keys of params.yaml that it depends on.
+        sections: the keys of params.yaml that it depends on: seed, score, vectors.generator.
 
     Attributes:
         params, seed, device.
@@ -56,7 +57,7 @@ class Stage:
                 raise UserError(f"{PARAMS}: {', '.join(self._sections)} changed while {self.name} ran; start it again")
 
     def _fingerprint(self, params: Params) -> str:
-        return fingerprint({name: _plain(getattr(params, name)) for name in self._sections})
+        return fingerprint({name: _plain(reduce(getattr, name.split("."), params)) for name in self._sections})
 
 
 def _plain(value: Any) -> Any:

@@ -1,23 +1,26 @@
 """Stage filter: the networks vote on the images without a label; thresholds decide which images are kept."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 import torch
 
 from ohlora.files import ImageZip, write_csv, write_json
-from ohlora.filtering import extremes, filter_table, load_ensemble, predict
-from ohlora.labels import ATTRIBUTES, read_labels
+from ohlora.filtering import Limit, extremes, filter_table, load_ensemble, predict
+from ohlora.labels import read_labels
+from ohlora.params import Filter, FilterV1
 from ohlora.plots import contact_sheet, save_image
 from ohlora.stages import Stage
-from ohlora.stages.paths import FILTER, FILTER_NETWORKS, IMAGES, LABELS, METRICS, PLOT
+from ohlora.stages.paths import BASE, METRICS, PLOT, ImageSet, image_set
 
 SHEET_ROWS, SHEET_COLUMNS = 2, 8
 
 
-def vote(images: ImageZip, size: int, device: torch.device) -> dict[str, np.ndarray]:
+def vote(files: ImageSet, images: ImageZip, size: int, device: torch.device) -> dict[str, np.ndarray]:
     """Scores (N,) of all images for each attribute."""
-    ensembles = {name: load_ensemble(FILTER_NETWORKS.format(name), name).to(device) for name in ATTRIBUTES}
-    scores: dict[str, list[np.ndarray]] = {name: [] for name in ATTRIBUTES}
+    ensembles = {name: load_ensemble(files.filter_networks(name), name).to(device) for name in files.attributes}
+    scores: dict[str, list[np.ndarray]] = {name: [] for name in ensembles}
     for batch in images.batches(images.ids, size):
         inputs = torch.from_numpy(batch).permute(0, 3, 1, 2)
         for name, ensemble in ensembles.items():
@@ -32,22 +35,38 @@ def sheet(images: ImageZip, ids: np.ndarray, scores: np.ndarray, threshold: floa
     return contact_sheet([images.read(ids[index]) for index in chosen], SHEET_COLUMNS, captions)
 
 
-def summary(table: pd.DataFrame) -> dict[str, object]:
-    """Counts, and the rates of both attributes over all images."""
-    rates = {f"{name}_rate": float((table[name] >= 0.5).mean()) for name in ATTRIBUTES}
-    low = {f"below_{name}": int(table["reason"].str.contains(name).sum()) for name in ATTRIBUTES}
-    return {"images": len(table), "kept": int(table["kept"].sum()), "kept_rate": table["kept"].mean(), **rates, **low}
+def summary(table: pd.DataFrame, limits: Mapping[str, Limit]) -> dict[str, object]:
+    """Counts, the rate of each attribute over all images, and how many images fail each threshold."""
+    rates = {f"{name}_rate": float((table[name] >= 0.5).mean()) for name in limits}
+    failed = {
+        f"{'above' if limit.highest else 'below'}_{name}": int(table["reason"].str.contains(name).sum())
+        for name, limit in limits.items()
+    }
+    counts: dict[str, object] = {
+        "images": len(table),
+        "kept": int(table["kept"].sum()),
+        "kept_rate": table["kept"].mean(),
+    }
+    return counts | rates | failed
 
 
-def run() -> None:
+def read_limits(files: ImageSet, params: Filter | FilterV1) -> dict[str, Limit]:
+    """The thresholds of each attribute."""
+    fields = {name: f"{name}_min" if hasattr(params, f"{name}_min") else f"{name}_max" for name in files.attributes}
+    return {name: Limit(f"{files.of('filter')}.{field}", getattr(params, field)) for name, field in fields.items()}
+
+
+def run(name: str = "base") -> None:
     """Writes the table of all images, the counts, and sheets to look at."""
-    with Stage("filter", "seed", "filter") as stage, ImageZip(IMAGES) as images:
-        params = stage.params.filter
-        thresholds = {"gender": params.gender_min, "quality": params.quality_min}
-        labels = read_labels(LABELS, images.ids)
-        scores = vote(images, params.batch_size, stage.device)
-        table = filter_table(images.ids, labels, scores, thresholds)
-        write_csv(FILTER, table)
-        write_json(METRICS.format("filter"), summary(table))
-        for name in ATTRIBUTES:
-            save_image(PLOT.format(f"filter_{name}"), sheet(images, images.ids, scores[name], thresholds[name]))
+    files = image_set(name)
+    section = files.of("filter")
+    with Stage(section, "seed", section) as stage, ImageZip(files.images) as images:
+        limits = read_limits(files, getattr(stage.params, section))
+        labels = read_labels(files.labels, images.ids, files.attributes)
+        scores = vote(files, images, stage.params.filter.batch_size, stage.device)
+        table = filter_table(images.ids, labels, scores, limits, unlabelled_only=files != BASE)
+        write_csv(files.filter, table)
+        write_json(METRICS.format(section), summary(table, limits))
+        for attribute, limit in limits.items():
+            picture = sheet(images, images.ids, scores[attribute], limit.value)
+            save_image(PLOT.format(f"{section}_{attribute}"), picture)

@@ -1,6 +1,5 @@
-"""Stage finetune: one recipe, `python -m ohlora.stages.finetune --recipe v1`; with torchrun on several GPUs."""
+"""Stage finetune: one recipe, `python -m ohlora finetune v1`; on several GPUs with torchrun -m ohlora finetune v1."""
 
-import argparse
 import math
 import shutil
 from contextlib import nullcontext
@@ -12,48 +11,42 @@ import torch
 from torch import nn
 
 from ohlora import distributed
-from ohlora.errors import UserError, main
+from ohlora.errors import UserError
 from ohlora.files import ImageZip, save_tensors, write_json
 from ohlora.filtering import Ensemble, load_ensemble, predict
 from ohlora.finetune.data import TrainingSet, load
 from ohlora.finetune.engine import FineTuner, code_fingerprint, weights_fingerprint
 from ohlora.finetune.examiner import Examiner
-from ohlora.finetune.methods import make_method
+from ohlora.finetune.methods import Settings, make_method
 from ohlora.finetune.networks import Parent, make
 from ohlora.finetune.recipes import RECIPES, Recipe, named_recipe
-from ohlora.finetune.settings import FineTune
 from ohlora.labels import kept_ids
 from ohlora.networks.cnn import PropertyCNN
-from ohlora.params import fingerprint
-from ohlora.pretrain.settings import read_section
+from ohlora.params import FineTune, fingerprint
 from ohlora.stages import Stage
 from ohlora.stages.curves import epoch_log
 from ohlora.stages.paths import (
+    BASE,
     CURVES,
-    FILTER,
-    FILTER_NETWORKS,
     FINETUNE_CHECKPOINT,
-    FINETUNED,
-    IMAGES,
+    GENERATORS,
     METRICS,
     PROPERTY_CNN,
     SCORES_CNN,
     SCORES_V1,
-    V1_FILTER,
-    V1_FILTER_NETWORKS,
-    V1_IMAGES,
+    V1,
+    ImageSet,
 )
-from ohlora.weights import load_bundled, load_discriminator, load_generator, load_property_cnn
+from ohlora.weights import load_discriminator, load_generator, load_property_cnn
 
 TABLES = {"scores_v1": SCORES_V1, "scores_cnn": SCORES_CNN}
+SHARED = tuple(name for name in FineTune.model_fields if name not in RECIPES)
 
 
 def read_parent(recipe: Recipe) -> Parent:
     """The networks that the recipe starts from. Raises UserError if they are not those of its parent."""
-    if recipe.parent == "base":
-        generator, discriminator = load_bundled("generator"), load_bundled("discriminator")
-        return Parent(generator, discriminator)  # type: ignore[arg-type]
-    labels, path = RECIPES[recipe.parent].labels, Path(FINETUNED.format(recipe.parent))
+    labels = RECIPES[recipe.parent].labels if recipe.parent in RECIPES else ()
+    path = Path(GENERATORS.format(recipe.parent))
     found = load_generator(path / "generator.safetensors")
     if found.mapping.label_size != len(labels):
         size = found.mapping.label_size
@@ -63,18 +56,22 @@ def read_parent(recipe: Recipe) -> Parent:
     return Parent(found, load_discriminator(path / "discriminator.safetensors"), labels)
 
 
+def image_set(recipe: Recipe) -> ImageSet:
+    """What the recipe learns from: images of v1 if it needs no labels, else those of the base."""
+    return V1 if recipe.label_source == "zeros" else BASE
+
+
 def read_data(recipe: Recipe, batch_size: int, resolution: int) -> TrainingSet:
-    """The images that passed the filter, with their labels: v1's own images for v8 and v9, else the base's."""
-    own = recipe.label_source == "zeros"
-    images, table = (V1_IMAGES, V1_FILTER) if own else (IMAGES, FILTER)
-    with ImageZip(images) as archive:
-        return load(recipe, archive, kept_ids(table), TABLES.get(recipe.label_source), batch_size, resolution)
+    """The images that passed the filter, with their labels."""
+    files = image_set(recipe)
+    with ImageZip(files.images) as archive:
+        return load(recipe, archive, kept_ids(files.filter), TABLES.get(recipe.label_source), batch_size, resolution)
 
 
 def read_filters(recipe: Recipe, device: torch.device) -> dict[str, Ensemble]:
     """The filter networks of the recipe's attributes."""
-    path = V1_FILTER_NETWORKS if recipe.label_source == "zeros" else FILTER_NETWORKS
-    return {name: load_ensemble(path.format(name), name).to(device) for name in recipe.attributes}
+    files = image_set(recipe)
+    return {name: load_ensemble(files.filter_networks(name), name).to(device) for name in files.attributes}
 
 
 def read_property_cnn(recipe: Recipe, device: torch.device) -> PropertyCNN | None:
@@ -100,7 +97,7 @@ def summary(tuner: FineTuner, new: dict[str, str]) -> dict[str, object]:
 def write(tuner: FineTuner, new: dict[str, str], folder: Path) -> None:
     """Networks, pictures and metrics. What DVC removes before a run lies in the checkpoint's folder till the end."""
     name = tuner.method.recipe.name
-    output = Path(FINETUNED.format(name))
+    output = Path(GENERATORS.format(name))
     networks: dict[str, nn.Module] = tuner.method.networks | {"generator": tuner.method.result}
     for kind, network in networks.items():
         if kind != "average":
@@ -113,17 +110,26 @@ def write(tuner: FineTuner, new: dict[str, str], folder: Path) -> None:
     write_json(METRICS.format(f"finetune_{name}"), summary(tuner, new))
 
 
-def train(recipe: Recipe, params: FineTune, stage: Stage) -> None:
+def train(recipe: Recipe, stage: Stage) -> None:
     """Trains the recipe, or goes on with it, and writes its results."""
+    params = stage.params.finetune
+    own = getattr(params, recipe.name)
     device = distributed.start() if distributed.size() > 1 else stage.device
     parent, cnn, filters = read_parent(recipe), read_property_cnn(recipe, device), read_filters(recipe, device)
     data = read_data(recipe, params.batch_size, parent.generator.resolution)
     made = make(recipe, parent, cnn, stage.seed, params.keep_known_inputs)
-    settings = params.settings(recipe.name, stage.seed)
+    settings = Settings(
+        rate_factor=own.rate_factor,
+        gamma=params.gamma,
+        penalty_interval=params.penalty_interval,
+        half_life=params.half_life,
+        bf16=stage.bf16,
+        seed=stage.seed,
+    )
     method = make_method(made, recipe, settings, device, cnn, filters["gender"])
-    tuner = FineTuner(method, data, params.of(recipe.name).epochs, params.batch_size)
+    tuner = FineTuner(method, data, own.epochs, params.batch_size)
     mark = {
-        "parameters": fingerprint({"own": params.of(recipe.name).model_dump(), "recipe": asdict(recipe)})
+        "parameters": fingerprint({"own": own.model_dump(), "recipe": asdict(recipe)})
         + fingerprint(asdict(settings) | {"batch": params.batch_size, "keep": params.keep_known_inputs}),
         "inputs": data.fingerprint()
         + weights_fingerprint(parent.generator, parent.discriminator, cnn, *filters.values()),
@@ -139,20 +145,9 @@ def train(recipe: Recipe, params: FineTune, stage: Stage) -> None:
         write(tuner, made.new, folder)
 
 
-def run() -> None:
-    """Reads the command line and trains."""
-    parser = argparse.ArgumentParser(description="Fine-tunes the generator by a recipe.")
-    parser.add_argument("--recipe", required=True, help=", ".join(RECIPES))
-    parser.add_argument(
-        "--params", type=Path, help="YAML file with a section finetune; the built-in values if not given"
-    )
-    options = parser.parse_args()
-    recipe = named_recipe(options.recipe)
-    params = read_section(options.params, "finetune", FineTune) if options.params else FineTune()
+def run(name: str) -> None:
+    """Trains the recipe of this name."""
+    recipe = named_recipe(name)
     distributed.start()
-    with Stage(f"finetune_{recipe.name}", "seed") as stage:
-        train(recipe, params, stage)
-
-
-if __name__ == "__main__":
-    main(run)
+    with Stage(f"finetune_{name}", "seed", *(f"finetune.{key}" for key in (name, *SHARED))) as stage:
+        train(recipe, stage)

@@ -1,15 +1,12 @@
-"""The generators that sample.generator names."""
-
-from typing import cast
+"""The generators under models/generators: base, and one for each recipe that was trained."""
 
 import torch
 
 from ohlora.networks.stylegan import Generator
-from ohlora.weights import load_bundled
-
-BUNDLED_NAMES = {"base": "generator"}
+from ohlora.stages.paths import GENERATORS
+from ohlora.weights import load_generator
 
 
 def named_generator(name: str, device: torch.device) -> Generator:
-    """The generator of this name, in eval mode, on the device."""
-    return cast(Generator, load_bundled(BUNDLED_NAMES[name])).to(device)
+    """The generator of this name, in eval mode, on the device. Errors as `load_generator`."""
+    return load_generator(f"{GENERATORS.format(name)}/generator.safetensors").to(device)

@@ -1,42 +1,43 @@
-"""Stage label: gender and quality, 0 or 1, of the first images, by a person where a table has it, or the annotator."""
+"""Stage label: attributes, 0 or 1, of the first images, by a person where a table has it, or the annotator."""
 
 import numpy as np
 import torch
 from torch import nn
 
 from ohlora.files import ImageZip, write_csv, write_json
-from ohlora.labels import ATTRIBUTES, complete, read_human
+from ohlora.labels import complete, read_human
 from ohlora.stages import Stage
-from ohlora.stages.paths import HUMAN_LABELS, IMAGES, LABELS, METRICS
+from ohlora.stages.paths import METRICS, image_set
 from ohlora.weights import load_bundled
 
 
 def annotate(annotator: nn.Module, images: ImageZip, ids: np.ndarray, size: int, device: torch.device) -> dict:
-    """The annotator's probabilities (N,) for each attribute."""
+    """The annotator's probabilities (N,) for each attribute it knows."""
     readings = []
     for batch in images.batches(ids, size):
         inputs = torch.from_numpy(batch).permute(0, 3, 1, 2).to(device).float() / 127.5 - 1
         readings.append(annotator(inputs))
-    return {name: np.concatenate([np.asarray(reading[name]) for reading in readings]) for name in ATTRIBUTES}
+    return {name: np.concatenate([np.asarray(reading[name]) for reading in readings]) for name in readings[0]}
 
 
-def run() -> None:
+def run(name: str = "base") -> None:
     """Writes the table of labels and how many of each value and source there are."""
-    with Stage("label", "seed", "label") as stage, ImageZip(IMAGES) as images:
+    files = image_set(name)
+    with Stage(files.of("label"), "seed", "label") as stage, ImageZip(files.images) as images:
         params = stage.params.label
         ids = images.ids[: params.n_labels]
-        human = read_human(HUMAN_LABELS, len(images))
+        human = read_human(files.human_labels, len(images), files.attributes)
         annotator = load_bundled("annotator").to(stage.device)
-        probabilities = annotate(annotator, images, ids, params.batch_size, stage.device)
-        thresholds = {"gender": params.gender_min, "quality": params.quality_min}
-        labels = complete(human, ids, probabilities, thresholds)
-        write_csv(LABELS, labels)
+        read = annotate(annotator, images, ids, params.batch_size, stage.device)
+        thresholds = {attribute: getattr(params, f"{attribute}_min") for attribute in files.attributes}
+        labels = complete(human, ids, {attribute: read[attribute] for attribute in files.attributes}, thresholds)
+        write_csv(files.labels, labels)
         summary = {
-            str(name): {
+            str(attribute): {
                 "labels": len(rows),
                 "rate": rows["value"].mean(),
                 "human": int((rows["source"] == "human").sum()),
             }
-            for name, rows in labels.groupby("attribute")
+            for attribute, rows in labels.groupby("attribute")
         }
-        write_json(METRICS.format("label"), summary)
+        write_json(METRICS.format(files.of("label")), summary)

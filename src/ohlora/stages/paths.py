@@ -1,11 +1,11 @@
-"""Where the stages leave their results; dvc.yaml names the same."""
+"""Where the stages leave their results; dvc.yaml and finetune/dvc.yaml name the same."""
 
-IMAGES = "data/synthesize/images.zip"
-LATENTS = "data/synthesize/latents.npz"
-HUMAN_LABELS = "data/labels/human.csv"
-LABELS = "data/label/labels.csv"
-FILTER_NETWORKS = "models/filter/{}.safetensors"
-FILTER = "data/filter/filter.csv"
+from dataclasses import dataclass
+
+from ohlora.errors import UserError
+
+GENERATORS = "models/generators/{}"  # base and one for each recipe
+FINETUNE_CHECKPOINT = "checkpoints/finetune_{}"
 FACES = "data/segment/faces.zip"
 MAPS = "data/segment/maps.zip"
 DETECTIONS = "data/segment/detections.csv"
@@ -14,11 +14,6 @@ SCORES_V2 = "data/score/scores_v2.csv"
 PROPERTY_CNN = "models/property_cnn/property_cnn.safetensors"
 SCORES_CNN = "data/property_cnn/scores_cnn.csv"
 COMPARISON = "data/property_cnn/comparison.csv"
-FINETUNED = "models/finetune/{}"
-FINETUNE_CHECKPOINT = "checkpoints/finetune_{}"
-V1_IMAGES = "data/synthesize_v1/images.zip"
-V1_FILTER = "data/filter_v1/filter.csv"
-V1_FILTER_NETWORKS = "models/filter_v1/{}.safetensors"
 SAMPLES = "data/sample/samples.npz"
 VECTORS = "models/vectors/vectors.npz"
 CASES = "data/test_vectors/cases.csv"
@@ -30,3 +25,56 @@ SUMMARY = "metrics/summary.json"
 METRICS = "metrics/{}.json"
 PLOT = "plots/{}.png"
 CURVES = "plots/{}"
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """The images that one generator made, their labels and their filter.
+
+    Attributes:
+        generator: base or v1.
+        attributes: what is labelled and filtered by.
+    """
+
+    generator: str
+    attributes: tuple[str, ...]
+
+    def of(self, stage: str) -> str:
+        """The name of a stage for this set: filter, filter_v1."""
+        return stage if self.generator == "base" else f"{stage}_{self.generator}"
+
+    @property
+    def images(self) -> str:
+        return f"data/{self.of('synthesize')}/images.zip"
+
+    @property
+    def latents(self) -> str:
+        return f"data/{self.of('synthesize')}/latents.npz"
+
+    @property
+    def human_labels(self) -> str:
+        return f"data/labels/{self.of('human')}.csv"
+
+    @property
+    def labels(self) -> str:
+        return f"data/{self.of('label')}/labels.csv"
+
+    @property
+    def filter(self) -> str:
+        return f"data/{self.of('filter')}/filter.csv"
+
+    def filter_networks(self, attribute: str) -> str:
+        return f"models/{self.of('filter')}/{attribute}.safetensors"
+
+
+BASE = ImageSet("base", ("gender", "quality"))
+IMAGES, LATENTS, HUMAN_LABELS, LABELS, FILTER = BASE.images, BASE.latents, BASE.human_labels, BASE.labels, BASE.filter
+V1 = ImageSet("v1", ("gender", "quality", "age", "glass"))
+
+
+def image_set(generator: str) -> ImageSet:
+    """The image set of a generator. Raises UserError if it has none."""
+    sets = {BASE.generator: BASE, V1.generator: V1}
+    if generator not in sets:
+        raise UserError(f"images of {generator!r}: allowed are those of {' and '.join(sets)}")
+    return sets[generator]

@@ -16,9 +16,9 @@ from ohlora.weights import load_property_cnn
 
 def run() -> None:
     """Writes the samples, histograms of their scores, and means and spreads. Images are made once and not kept."""
-    with Stage("sample", "seed", "n_samples", "sample") as stage:
+    with Stage("sample", "seed", "n_samples", "sample", "vectors.generator") as stage:
         params = stage.params.sample
-        generator = named_generator(params.generator, stage.device)
+        generator = named_generator(stage.params.vectors.generator, stage.device)
         cnn = load_property_cnn(PROPERTY_CNN).to(stage.device)
         z = standard_normal(stage.seed, "sample", (stage.params.n_samples, generator.mapping.z_dim))
         samples = sample(generator, cnn, z, params.batch_size, stage.device, params.precision)

@@ -1,7 +1,6 @@
-"""Stage synthesize: face images from the base generator, and their latents."""
+"""Stage synthesize: face images from a generator, and their latents."""
 
 from collections.abc import Iterator
-from typing import cast
 
 import numpy as np
 import torch
@@ -11,9 +10,10 @@ from ohlora.files import save_npz, write_images
 from ohlora.networks.stylegan import Generator, to_uint8
 from ohlora.plots import contact_sheet, save_image
 from ohlora.rng import standard_normal
+from ohlora.sampling import neutral_label
 from ohlora.stages import Stage
-from ohlora.stages.paths import IMAGES, LATENTS, PLOT
-from ohlora.weights import load_bundled
+from ohlora.stages.generators import named_generator
+from ohlora.stages.paths import PLOT, image_set
 
 SHEET_IMAGES = 64
 
@@ -23,17 +23,23 @@ def images_of(generator: Generator, z: np.ndarray, psi: float, size: int, device
     layers = generator.synthesis.num_layers
     for batch in tqdm(torch.from_numpy(z).split(size), desc="synthesize", unit="batch", disable=None):
         with torch.inference_mode():
-            images = generator(batch.to(device), truncation_psi=psi, truncation_layers=layers, noise="const")
+            label = neutral_label(generator, len(batch), device)
+            images = generator(batch.to(device), label, truncation_psi=psi, truncation_layers=layers, noise="const")
         yield from to_uint8(images).permute(0, 2, 3, 1).cpu().numpy()
 
 
-def run() -> None:
-    """Draws all latents at once, in the order of the ids, and writes the images and a sheet of the first ones."""
-    with Stage("synthesize", "seed", "synthesize") as stage:
+def run(name: str = "base") -> None:
+    """Draws all latents at once, in the order of the ids, and writes the images and a sheet of the first ones.
+
+    Images of the same id have the same latent, whatever the generator.
+    """
+    files = image_set(name)
+    with Stage(files.of("synthesize"), "seed", "synthesize") as stage:
         params = stage.params.synthesize
-        generator = cast(Generator, load_bundled("generator").to(stage.device))
-        z = standard_normal(stage.seed, "synthesize", (params.n_images, generator.mapping.z_dim))
-        ids = np.arange(params.n_images)
+        generator = named_generator(name, stage.device)
+        count = params.n_images if name == "base" else params.n_images_v1
+        z = standard_normal(stage.seed, "synthesize", (count, generator.mapping.z_dim))
+        ids = np.arange(count)
         shown: list[np.ndarray] = []
 
         def keep_first(images: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
@@ -42,6 +48,6 @@ def run() -> None:
                 yield image
 
         images = images_of(generator, z, params.truncation_psi, params.batch_size, stage.device)
-        write_images(IMAGES, ids, keep_first(images))
-        save_npz(LATENTS, z=z, ids=ids)
-        save_image(PLOT.format("synthesize"), contact_sheet(shown, columns=8))
+        write_images(files.images, ids, keep_first(images))
+        save_npz(files.latents, z=z, ids=ids)
+        save_image(PLOT.format(files.of("synthesize")), contact_sheet(shown, columns=8))

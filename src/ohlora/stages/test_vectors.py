@@ -86,10 +86,10 @@ def write_figures(cases: Cases, results: Results, params: TestVectors) -> None:
 
 def run() -> None:
     """Writes the cases, their readings, the means, strips and figures."""
-    with Stage("test_vectors", "seed", "sample", "test_vectors") as stage:
+    with Stage("test_vectors", "seed", "vectors.generator", "test_vectors") as stage:
         params = stage.params.test_vectors
         readers = Readers(
-            named_generator(stage.params.sample.generator, stage.device),
+            named_generator(stage.params.vectors.generator, stage.device),
             load_property_cnn(PROPERTY_CNN).to(stage.device),
             load_bundled("judge").to(stage.device),
             stage.device,

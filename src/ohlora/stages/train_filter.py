@@ -1,13 +1,13 @@
-"""Stage train_filter: networks that learn gender and quality from the labels, one for each fold."""
+"""Stage train_filter: networks that learn the attributes from the labels, one for each fold."""
 
 import numpy as np
 
 from ohlora.files import ImageZip, write_json
-from ohlora.filtering import OnEpoch, save_ensemble, train_ensemble
-from ohlora.labels import ATTRIBUTES, read_labels
+from ohlora.filtering import OnEpoch, load_ensemble, save_ensemble, train_ensemble
+from ohlora.labels import read_labels
 from ohlora.stages import Stage
 from ohlora.stages.curves import Log, epoch_log
-from ohlora.stages.paths import FILTER_NETWORKS, IMAGES, LABELS, METRICS
+from ohlora.stages.paths import BASE, METRICS, image_set
 from ohlora.training import Fitted, Schedule
 
 
@@ -26,31 +26,38 @@ def by_fold(log: Log) -> OnEpoch:
     return lambda fold, metrics: log(f"fold_{fold}/", metrics)
 
 
-def run() -> None:
-    """Trains the ensembles; dvclive keeps the metrics of every epoch and fold."""
-    with Stage("train_filter", "seed", "train_filter") as stage:
+def run(name: str = "base") -> None:
+    """Trains the ensembles; dvclive keeps the metrics of every epoch and fold.
+
+    On the images of v1, gender and quality start from the networks of the base's images.
+    """
+    files = image_set(name)
+    with Stage(files.of("train_filter"), "seed", "train_filter") as stage:
         params = stage.params.train_filter
-        with ImageZip(IMAGES) as archive:
-            labels = read_labels(LABELS, archive.ids)
+        with ImageZip(files.images) as archive:
+            labels = read_labels(files.labels, archive.ids, files.attributes)
             images = archive.tensor(labels.index.to_numpy())
         schedule = Schedule(params.epochs, params.patience, params.learning_rate, params.batch_size, stage.bf16)
         metrics = {}
-        for name in ATTRIBUTES:
-            settings = getattr(params, name)
-            with epoch_log(f"train_filter/{name}") as log:
+        for attribute in files.attributes:
+            settings = getattr(params, attribute)
+            known = files != BASE and attribute in BASE.attributes
+            initial = load_ensemble(BASE.filter_networks(attribute), attribute) if known else None
+            with epoch_log(f"{files.of('train_filter')}/{attribute}") as log:
                 ensemble, fitted, tries = train_ensemble(
-                    name,
+                    attribute,
                     images,
-                    labels[name].to_numpy(),
+                    labels[attribute].to_numpy(),
                     schedule,
                     folds=params.folds,
-                    stratified=settings.stratified,
+                    stratified=settings.stratified or files != BASE,
                     max_valid_loss=settings.max_valid_loss,
                     tries=params.tries,
                     seed=stage.seed,
                     device=stage.device,
+                    initial=initial,
                     on_epoch=by_fold(log),
                 )
-            save_ensemble(FILTER_NETWORKS.format(name), ensemble, name, images.shape[-1])
-            metrics[name] = summary(fitted, tries)
-        write_json(METRICS.format("train_filter"), metrics)
+            save_ensemble(files.filter_networks(attribute), ensemble, attribute, images.shape[-1])
+            metrics[attribute] = summary(fitted, tries)
+        write_json(METRICS.format(files.of("train_filter")), metrics)
