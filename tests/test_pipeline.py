@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,26 @@ import pytest
 from conftest import ROOT
 from ruamel.yaml import YAML
 
+from ohlora.finetune.recipes import RECIPES
 from ohlora.params import Params
 
 # What every stage uses, or what only checks and finds files: a change there must not make the pipeline run again.
+GENERATORS = {"base", *RECIPES}
 FRAME = {"__init__", "errors", "files", "params", "runtime", "stages/__init__", "stages/paths", "weights"}
-STAGES: dict[str, Any] = {
-    name: stage
-    for file in ("dvc.yaml", "finetune/dvc.yaml")
-    for name, stage in YAML(typ="safe").load((ROOT / file).read_text())["stages"].items()
-}
+
+
+def stages(file: str) -> dict[str, Any]:
+    """The stages of a pipeline file; of those that stand for several one each, such as measure_v9."""
+    found = {}
+    for name, stage in YAML(typ="safe").load((ROOT / file).read_text())["stages"].items():
+        for item in stage.get("foreach", []):
+            found[f"{name}_{item}"] = json.loads(json.dumps(stage["do"]).replace("${item}", item))
+        if "foreach" not in stage:
+            found[name] = stage
+    return found
+
+
+STAGES = stages("dvc.yaml") | stages("finetune/dvc.yaml")
 
 
 def module_file(name: str) -> Path | None:
@@ -51,8 +63,8 @@ def needed(stage: str) -> set[str]:
 
 def module(stage: str) -> list[str]:
     """The module of a stage and, after it, the generator or recipe that it works on: finetune, v9."""
-    base = stage.rstrip("0123456789").removesuffix("_v")
-    return [stage] if base == stage else [base, stage.removeprefix(f"{base}_")]
+    name, _, of = stage.rpartition("_")
+    return [name, of] if name and of in GENERATORS else [stage]
 
 
 @pytest.mark.parametrize("stage", STAGES)

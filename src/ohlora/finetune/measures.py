@@ -24,13 +24,13 @@ Reader = Callable[[Tensor], np.ndarray]  # uint8 (N, 3, R, R) -> (N,) probabilit
 
 
 @torch.inference_mode()
-def make_images(generator: Generator, z: Tensor, labels: Tensor, psi: float = 1.0) -> Tensor:
-    """Images uint8 (N, 3, R, R) of latents (N, z_dim) with labels (N, L), constant noise; psi as in `draw_w`."""
+def make_images(generator: Generator, z: Tensor, labels: Tensor | None, psi: float = 1.0) -> Tensor:
+    """Images uint8 (N, 3, R, R) of latents (N, z_dim) with labels (N, L) or None; psi as in `draw_w`."""
     device = generator.truncation.w_avg.device
-    parts = [
-        draw_w(generator, part.to(device), label.to(device), psi)
-        for part, label in zip(z.split(BATCH), labels.split(BATCH), strict=True)
-    ]
+    parts = []
+    for start in range(0, len(z), BATCH):
+        label = None if labels is None else labels[start : start + BATCH].to(device)
+        parts.append(draw_w(generator, z[start : start + BATCH].to(device), label, psi))
     w = torch.cat(parts).float().cpu().numpy()
     return torch.cat([to_uint8(images).cpu() for images in synthesise(generator, w, BATCH, device)])
 

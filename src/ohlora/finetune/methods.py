@@ -143,13 +143,13 @@ class Method:
 # ---------------------------------------------------------------- latents
 
 
-def draw_w(generator: Generator, z: Tensor, label: Tensor, psi: float = 1.0) -> Tensor:
-    """w (N, w_dim) of latents, pulled towards the mean w of the same label if psi is below 1.
+def draw_w(generator: Generator, z: Tensor, label: Tensor | None, psi: float = 1.0) -> Tensor:
+    """w (N, w_dim) of latents, pulled towards the mean w of the same label if there is one and psi is below 1.
 
     The mean is that of CENTRE_LATENTS fixed z, without gradients (conditional truncation, Dobler et al. 2022).
     """
     w = generator.mapping(z, label)["w"]
-    if psi >= 1.0:
+    if psi >= 1.0 or label is None:
         return w
     bank = torch.from_numpy(standard_normal(0, "centre", (CENTRE_LATENTS, z.shape[1]))).to(z.device)
     with torch.no_grad():

@@ -20,6 +20,7 @@ CASES = "data/test_vectors/cases.csv"
 CASE_ARRAYS = "data/test_vectors/cases.npz"
 REPORT = "report/report.html"
 REPORT_TABLES = "report/tables.md"
+RECIPES_TABLE = "report/recipes.md"
 SUMMARY = "metrics/summary.json"
 
 METRICS = "metrics/{}.json"
