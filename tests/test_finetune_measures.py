@@ -16,7 +16,7 @@ from torch import nn
 from ohlora.errors import UserError
 from ohlora.finetune.engine import FineTuner
 from ohlora.finetune.examiner import Examiner
-from ohlora.finetune.measures import ASKED, auroc, generation_test, judged, make_images, rates
+from ohlora.finetune.measures import ASKED, GenerationTest, auroc, generation_test, judged, make_images, rates
 from ohlora.finetune.methods import ConditionalVAE, Settings, ThroughProperties, make_method, vae_losses
 from ohlora.finetune.networks import make
 from ohlora.finetune.recipes import RECIPES
@@ -116,12 +116,12 @@ def test_an_examined_training_is_the_training_nobody_looks_at(tmp_path: Path, mo
         method = make_method(made, recipe, Settings(), CPU, None, None)
         tuner = FineTuner(method, tiny_gan.data(8, 3, 64), 2, 8)
         readers = {"gender": lambda x: Gender()(x.float() / 255).numpy()}
-        examiner = Examiner(cnn, readers, 8, 0, folder / "kept", folder / "sheets")
+        examiner = Examiner(cnn, readers, 8, 0, folder / "tests", folder / "sheets")
         looks: dict[str, Any] = {"look": examiner.after_epoch, "test": examiner.between} if examined else {}
         return tiny_gan.run(folder, tuner, **looks)
 
-    (tmp_path / "a" / "kept").mkdir(parents=True)
-    (tmp_path / "a" / "kept" / "epoch_099.safetensors").write_bytes(b"of an earlier training")
+    (tmp_path / "a" / "tests").mkdir(parents=True)
+    (tmp_path / "a" / "tests" / "epoch_099.safetensors").write_bytes(b"of an earlier training")
     looked, alone = trained(tmp_path / "a", True), trained(tmp_path / "b", False)
     for key, value in tiny_gan.weights(alone).items():
         assert torch.equal(value, tiny_gan.weights(looked)[key]), key
@@ -135,20 +135,22 @@ def test_an_examined_training_is_the_training_nobody_looks_at(tmp_path: Path, mo
     means = [np.mean([row["mae_eyes"] for row in looked.tests[: i + 1]]) for i in range(2)]
     assert [row["moving_mae_eyes"] for row in looked.tests] == pytest.approx(means)
     assert sorted(path.name for path in (tmp_path / "a" / "sheets").iterdir()) == ["epoch_001.png", "epoch_002.png"]
-    assert not list((tmp_path / "a" / "kept").iterdir())  # none passed, and what was there is of another training
+    # None passed, and what was there is of another training.
+    assert sorted(path.name for path in (tmp_path / "a" / "tests").iterdir()) == ["epoch_001.npz", "epoch_002.npz"]
 
 
 def test_a_passing_epoch_keeps_its_generator_and_z(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     passing = judged(GRID, np.stack([GRID, -GRID]))
     monkeypatch.setattr("ohlora.finetune.examiner.generation_test", lambda *arguments: passing)
-    examiner = Examiner(property_cnn(), {}, 8, 0, tmp_path / "kept", tmp_path / "sheets")
+    examiner = Examiner(property_cnn(), {}, 8, 0, tmp_path / "tests", tmp_path / "sheets")
     made = tiny_gan.run(tmp_path, tiny_gan.tuner(epochs=1), look=examiner.after_epoch)
     assert made.history[0]["passing_z"] == 1
-    kept = load_generator(tmp_path / "kept" / "epoch_001.safetensors")
+    kept = load_generator(tmp_path / "tests" / "epoch_001.safetensors")
     name = "mapping.dense0.weight"
     assert torch.equal(kept.get_parameter(name), made.method.generator.get_parameter(name))
-    with np.load(tmp_path / "kept" / "epoch_001.npz") as arrays:
-        assert arrays["passed"].tolist() == [True, False] and arrays["z"].shape == (30, 8)
+    with np.load(tmp_path / "tests" / "epoch_001.npz") as arrays:
+        assert GenerationTest(arrays["corr"], arrays["mae"]).passed.tolist() == [True, False]
+        assert arrays["z"].shape == (30, 8)
 
 
 # ---------------------------------------------------------------- v2 and v3

@@ -165,6 +165,13 @@ class Measure(Section):
     n_images: int = Field(ge=16, le=1_000_000, description="fresh images")
 
 
+class Render(Section):
+    """The final images of a conditional recipe."""
+
+    epoch: int = Field(ge=0, le=1000, description="whose generator draws them, 0 for the best")
+    z: int = Field(ge=-1, le=1000, description="latent of that epoch's test, -1 for the best")
+
+
 class Sample(Section):
     """Sampling for the search."""
 
@@ -253,6 +260,7 @@ class Params(Section):
     train_property_cnn: TrainPropertyCnn
     finetune: FineTune
     measure: Measure
+    render: Render
     sample: Sample
     vectors: Vectors
     test_vectors: TestVectors

@@ -36,7 +36,7 @@ class Examiner:
         readers: readings whose rates are logged, by name.
         n_images: fresh images, at least one batch.
         seed: start of the streams.
-        kept: folder of the generators that passed and their z.
+        tests: folder of the z of every image generation test with their results, and of the generators that passed.
         sheets: folder of the sample sheets.
     """
 
@@ -44,11 +44,11 @@ class Examiner:
     readers: Mapping[str, Reader]
     n_images: int
     seed: int
-    kept: Path
+    tests: Path
     sheets: Path
 
     def after_epoch(self, tuner: FineTuner) -> dict[str, float]:
-        """Rates, AUROC and the image generation test; writes the sheet and, if any z passes, the generator."""
+        """Rates, AUROC and the image generation test; writes a sheet, the test's z and a generator that passes."""
         if tuner.epoch == 1:
             self._forget()
         method, recipe = tuner.method, tuner.method.recipe
@@ -65,8 +65,7 @@ class Examiner:
         test = self.test(tuner)
         if test is None:
             return metrics
-        if test.passed.any():
-            self._keep(tuner, test)
+        self._keep(tuner, test)
         return metrics | test.metrics()
 
     def between(self, tuner: FineTuner) -> dict[str, float]:
@@ -93,12 +92,14 @@ class Examiner:
 
     def _keep(self, tuner: FineTuner, test: GenerationTest) -> None:
         name = f"epoch_{tuner.epoch:03d}"
-        save_tensors(self.kept / f"{name}.safetensors", tuner.method.result.state_dict(), {"architecture": "generator"})
         z = self.latents(tuner, TEST_LATENTS).numpy()
-        save_npz(self.kept / f"{name}.npz", z=z, corr=test.corr, mae=test.mae, passed=test.passed)
+        save_npz(self.tests / f"{name}.npz", z=z, corr=test.corr, mae=test.mae)
+        if test.passed.any():
+            state = tuner.method.result.state_dict()
+            save_tensors(self.tests / f"{name}.safetensors", state, {"architecture": "generator"})
 
     def _forget(self) -> None:
         """Removes what an earlier training left."""
-        for folder in (self.kept, self.sheets):
+        for folder in (self.tests, self.sheets):
             for path in folder.glob("epoch_*"):
                 path.unlink()

@@ -41,12 +41,20 @@ class GenerationTest:
 
     Attributes:
         corr, mae: float64 (N, 3) of each z; the correlation is NaN where the readings are constant.
-        passed: bool (N,).
     """
 
     corr: np.ndarray
     mae: np.ndarray
-    passed: np.ndarray
+
+    @property
+    def passed(self) -> np.ndarray:
+        """Bool (N,): every correlation is high enough and every error low enough."""
+        return self.margins() >= 0
+
+    def margins(self) -> np.ndarray:
+        """Of each z (N,) how far the worst of its six numbers is on the good side of its bar; 0 and more passes."""
+        corr = np.nan_to_num(self.corr, nan=-1.0) - [LOWEST_CORRELATION[name] for name in EXPRESSIONS]
+        return np.minimum(corr, [HIGHEST_ERROR[name] for name in EXPRESSIONS] - self.mae).min(axis=1)
 
     def metrics(self) -> dict[str, float]:
         """Means over the z (an undefined correlation counts as 0), and how many pass."""
@@ -54,6 +62,14 @@ class GenerationTest:
         named = {f"corr_{name}": float(value) for name, value in zip(EXPRESSIONS, corr, strict=True)}
         named |= {f"mae_{name}": float(v) for name, v in zip(EXPRESSIONS, self.mae.mean(axis=0), strict=True)}
         return named | {"passing_z": float(self.passed.sum())}
+
+
+def requests(labels: Sequence[str], asked: Mapping[str, Sequence[float]] = ASKED) -> tuple[np.ndarray, Tensor]:
+    """All combinations of asked scores: float32 (M, 3), and the labels (M, L) that ask for them, 0 for the rest."""
+    grid = weight_grid(asked, EXPRESSIONS)
+    label = torch.zeros(len(grid), len(labels))
+    label[:, [labels.index(name) for name in EXPRESSIONS]] = torch.from_numpy(grid)
+    return grid, label
 
 
 def generation_test(
@@ -74,11 +90,8 @@ def generation_test(
         psi: as in `draw_w`.
         asked: scores of eyes, mouth and pose.
     """
-    grid = weight_grid(asked, EXPRESSIONS)
-    label = np.zeros((len(grid), len(labels)), np.float32)
-    label[:, [labels.index(name) for name in EXPRESSIONS]] = grid
-    every = torch.from_numpy(label).repeat(len(z), 1)
-    images = make_images(generator, z.repeat_interleave(len(grid), dim=0), every, psi)
+    grid, label = requests(labels, asked)
+    images = make_images(generator, z.repeat_interleave(len(grid), dim=0), label.repeat(len(z), 1), psi)
     device = generator.truncation.w_avg.device
     with torch.inference_mode():
         parts = [property_cnn(part.to(device).float() / 127.5 - 1).float().cpu() for part in images.split(BATCH)]
@@ -90,9 +103,7 @@ def judged(asked: np.ndarray, read: np.ndarray) -> GenerationTest:
     """Correlation and mean absolute error of asked (M, 3) and read (N, M, 3) scores, and which z pass."""
     corr = np.diagonal(correlations(asked, read), axis1=1, axis2=2)
     mae = np.abs(read - asked).mean(axis=1, dtype=np.float64)
-    high = np.nan_to_num(corr, nan=-1.0) >= [LOWEST_CORRELATION[name] for name in EXPRESSIONS]
-    near = mae <= [HIGHEST_ERROR[name] for name in EXPRESSIONS]
-    return GenerationTest(corr, mae, (high & near).all(axis=1))
+    return GenerationTest(corr, mae)
 
 
 def rates(images: Tensor, readers: Mapping[str, Reader]) -> dict[str, float]:

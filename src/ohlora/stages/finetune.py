@@ -103,7 +103,7 @@ def write(tuner: FineTuner, new: dict[str, str], folder: Path) -> None:
         if kind != "average":
             save_tensors(output / f"{kind}.safetensors", network.state_dict(), {"architecture": kind, "recipe": name})
     write_json(output / "new_tensors.json", new)
-    for source, target in (("kept", output / "passed"), ("sheets", Path(CURVES.format(f"finetune_{name}_sheets")))):
+    for source, target in (("tests", output / "tests"), ("sheets", Path(CURVES.format(f"finetune_{name}_sheets")))):
         shutil.rmtree(target, ignore_errors=True)
         (folder / source).mkdir(exist_ok=True)
         shutil.copytree(folder / source, target)
@@ -137,7 +137,7 @@ def train(recipe: Recipe, stage: Stage) -> None:
     }
     folder = Path(FINETUNE_CHECKPOINT.format(recipe.name))
     readers = {name: partial(predict, network, device=device) for name, network in filters.items()}
-    examiner = Examiner(cnn, readers, params.n_test_images, stage.seed, folder / "kept", folder / "sheets")
+    examiner = Examiner(cnn, readers, params.n_test_images, stage.seed, folder / "tests", folder / "sheets")
     first = distributed.rank() == 0
     with epoch_log(f"finetune_{recipe.name}") if first else nullcontext(lambda prefix, row: None) as log:
         tuner.run(folder, mark, examiner.after_epoch, examiner.between, log)
