@@ -3,34 +3,17 @@
 import ast
 import importlib
 import inspect
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import ROOT
-from ruamel.yaml import YAML
+from pipeline import STAGES, module, names
 
-from ohlora.finetune.recipes import RECIPES
 from ohlora.params import Params
 
 # What every stage uses, or what only checks and finds files: a change there must not make the pipeline run again.
-GENERATORS = {"base", *RECIPES}
 FRAME = {"__init__", "errors", "files", "params", "runtime", "stages/__init__", "stages/paths", "weights"}
-
-
-def stages(file: str) -> dict[str, Any]:
-    """The stages of a pipeline file; of those that stand for several one each, such as measure_v9."""
-    found = {}
-    for name, stage in YAML(typ="safe").load((ROOT / file).read_text())["stages"].items():
-        for item in stage.get("foreach", []):
-            found[f"{name}_{item}"] = json.loads(json.dumps(stage["do"]).replace("${item}", item))
-        if "foreach" not in stage:
-            found[name] = stage
-    return found
-
-
-STAGES = stages("dvc.yaml") | stages("finetune/dvc.yaml")
 
 
 def module_file(name: str) -> Path | None:
@@ -61,12 +44,6 @@ def needed(stage: str) -> set[str]:
     return {path.relative_to(ROOT).as_posix() for path in seen}
 
 
-def module(stage: str) -> list[str]:
-    """The module of a stage and, after it, the generator or recipe that it works on: finetune, v9."""
-    name, _, of = stage.rpartition("_")
-    return [name, of] if name and of in GENERATORS else [stage]
-
-
 @pytest.mark.parametrize("stage", STAGES)
 def test_stage_depends_on_the_modules_it_imports(stage: str) -> None:
     assert needed(stage) - set(STAGES[stage]["deps"]) == set()
@@ -74,7 +51,7 @@ def test_stage_depends_on_the_modules_it_imports(stage: str) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_dependencies_exist_or_are_made(stage: str) -> None:
-    made = {path for other in STAGES.values() for path in paths(other.get("outs", []) + other.get("metrics", []))}
+    made = {path for other in STAGES.values() for path in names(other.get("outs", []) + other.get("metrics", []))}
     needed = [path.replace("${vectors.generator}", "v9") for path in STAGES[stage]["deps"]]
     absent = [path for path in needed if not path.startswith(tuple(made)) and not (ROOT / path).exists()]
     assert absent == []
@@ -98,7 +75,3 @@ def test_stage_runs_its_module(stage: str) -> None:
 def test_share_of_extremes_runs_the_search_and_what_follows_only() -> None:
     direct = [stage for stage, entry in STAGES.items() if "k_percent" in entry.get("params", [])]
     assert direct == ["vectors", "report"]
-
-
-def paths(entries: list[Any]) -> list[str]:
-    return [name for entry in entries for name in (entry if isinstance(entry, dict) else [entry])]

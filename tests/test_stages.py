@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT
+from pipeline import module, outputs, stages
 from ruamel.yaml import YAML
 
 from ohlora.errors import UserError
@@ -38,25 +38,33 @@ from ohlora.stages.paths import (
     SCORES_CNN,
     SCORES_V2,
     SUMMARY,
+    V1,
     VECTORS,
 )
 
 N_IMAGES, N_LABELS = 48, 24
-PIPELINE: dict[str, Any] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
+FACES, SEARCH = (list(part) for part in np.split(list(stages("dvc.yaml")), [list(stages("dvc.yaml")).index("sample")]))
+ADOPTED = ["finetune_v1", "synthesize_v1", "label_v1", "train_filter_v1", "filter_v1", "finetune_v9"]
+CHAIN = [*FACES, *ADOPTED, "measure_v1", "measure_v9", *SEARCH]
 SETTINGS: dict[str, Any] = {
     "n_samples": 120,
     "runtime": {"device": "cpu", "threads": 0, "training_precision": "fp32"},
-    "synthesize": {"n_images": N_IMAGES},
+    "synthesize": {"n_images": N_IMAGES, "n_images_v1": N_IMAGES},
     "label": {"n_labels": N_LABELS},
     "train_filter": {
         "folds": 2,
         "epochs": 1,
         "gender": {"max_valid_loss": 10, "stratified": True},
         "quality": {"max_valid_loss": 10},
+        "age": {"max_valid_loss": 10},
+        "glass": {"max_valid_loss": 10},
     },
     "filter": {"gender_min": 0.0, "quality_min": 0.0},
+    "filter_v1": {"gender_min": 0.0, "quality_min": 0.0, "age_max": 1.0, "glass_max": 1.0},
+    "finetune": {"n_test_images": 16, "v1": {"epochs": 1}, "v9": {"epochs": 1}},
+    "measure": {"n_images": 16},
     "train_property_cnn": {"epochs": 2},
-    "vectors": {"groups": ["hair_color"], "tsne": {"iterations": 250, "max_points": 10}},
+    "vectors": {"generator": "v9", "groups": ["hair_color"], "tsne": {"iterations": 250, "max_points": 10}},
     "test_vectors": {"n_cases": 2, "n_strips": 1},
 }
 
@@ -71,19 +79,15 @@ def prepare(folder: Path, params: dict[str, Any]) -> None:
     YAML(typ="safe").dump(params, folder / "params.yaml")
     rows = [f"{id_},gender,{id_ % 2}\n{id_},quality,{int(id_ % 4 > 0)}\n" for id_ in range(N_LABELS - 2)]
     rows += [f"{id_},quality,1\n" for id_ in (N_LABELS - 2, N_LABELS - 1)]
+    more = [f"{id_},age,{int(id_ % 3 > 0)}\n{id_},glass,{id_ % 2}\n" for id_ in range(N_LABELS)]
     (folder / HUMAN_LABELS).parent.mkdir(parents=True)
-    (folder / HUMAN_LABELS).write_text("id,attribute,value\n" + "".join(rows))
+    for table, lines in ((HUMAN_LABELS, rows), (V1.human_labels, rows + more)):
+        (folder / table).write_text("id,attribute,value\n" + "".join(lines))
 
 
 def run(stage: str) -> None:
-    importlib.import_module(f"ohlora.stages.{stage}").run()
-
-
-def outputs(stage: str) -> list[Path]:
-    """The files a stage makes, those in folders included."""
-    entries = PIPELINE[stage].get("outs", []) + PIPELINE[stage].get("metrics", [])
-    roots = [Path(name) for entry in entries for name in (entry if isinstance(entry, dict) else [entry])]
-    return [path for root in roots for path in (sorted(root.rglob("*.*")) if root.is_dir() else [root])]
+    name, *of = module(stage)
+    importlib.import_module(f"ohlora.stages.{name}").run(*of)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +97,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, default_params: dict[str,
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         prepare(folder, merge(default_params, SETTINGS))
-        for stage in PIPELINE:
+        for stage in CHAIN:
             run(stage)
         yield folder
 
@@ -124,7 +128,7 @@ def change(**sections: Any) -> None:
 
 @pytest.mark.usefixtures("at_finished")
 def test_every_output_of_the_pipeline_is_there() -> None:
-    missing = [path for stage in PIPELINE for path in outputs(stage) if not path.exists()]
+    missing = [path for stage in CHAIN for path in outputs(stage) if not path.exists()]
     assert missing == []
 
 
@@ -185,7 +189,7 @@ def test_metrics_are_finite_nested_numbers() -> None:
             assert math.isfinite(value), path
 
     check(read_json(SUMMARY), "summary")
-    for stage in PIPELINE:
+    for stage in CHAIN:
         if Path(METRICS.format(stage)).exists():
             check(read_json(METRICS.format(stage)), stage)
 
@@ -193,7 +197,11 @@ def test_metrics_are_finite_nested_numbers() -> None:
 # ---------------------------------------------------------------- the same again
 
 
-REPEATED = ["label", "train_filter", "filter", "score", "train_property_cnn", "vectors", "report"]
+REPEATED = [
+    "base",
+    *("label", "label_v1", "train_filter", "train_filter_v1", "filter", "filter_v1"),
+    *("score", "train_property_cnn", "finetune_v9", "measure_v1", "vectors", "report"),
+]
 
 
 @pytest.mark.parametrize("stage", REPEATED)
@@ -342,7 +350,7 @@ def test_unknown_stage_is_named(name: str) -> None:
     process = program(name)
     _, errors = process.communicate()
     assert process.returncode == 2
-    assert errors.endswith(f"ohlora.stages.{name} is no stage; allowed are those of dvc.yaml\n")
+    assert errors.endswith(f"ohlora.stages.{name} is no stage; allowed are those of dvc.yaml and finetune/dvc.yaml\n")
 
 
 @pytest.mark.usefixtures("world")
