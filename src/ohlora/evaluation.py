@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from ohlora.errors import UserError
@@ -13,7 +13,7 @@ from ohlora.judging import COUNTERPARTS, counterparts
 from ohlora.networks.stylegan import Generator, to_uint8
 from ohlora.properties import columns
 from ohlora.responses import correlations, weight_grid
-from ohlora.sampling import map_latents, synthesise
+from ohlora.sampling import map_latents, read_images, synthesise
 from ohlora.vector_plots import strip
 from ohlora.vectors import Directions, assign_groups
 
@@ -59,7 +59,7 @@ class Readers:
 
 
 @torch.inference_mode()
-def read_images(readers: Readers, w: np.ndarray, judged: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def read_twice(readers: Readers, w: np.ndarray, judged: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Makes the images of latents and reads them twice.
 
     Args:
@@ -69,12 +69,15 @@ def read_images(readers: Readers, w: np.ndarray, judged: Sequence[str]) -> tuple
     Returns:
         Property CNN scores, float32 (N, 7), and the judge's readings, float32 (N, len(judged)).
     """
-    scores, readings = [], []
-    for images in synthesise(readers.generator, w, readers.batch_size, readers.device):
-        scores.append(readers.property_cnn(images).float().cpu().numpy())
+
+    def read(images: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        scores = readers.property_cnn(images).float().cpu().numpy()
         attributes = counterparts(readers.judge(images), judged) if judged else {}
         columns = [np.asarray(attributes[name], dtype=np.float32) for name in judged]
-        readings.append(np.stack(columns, axis=1) if judged else np.empty((len(images), 0), np.float32))
+        return scores, np.stack(columns, axis=1) if judged else np.empty((len(images), 0), np.float32)
+
+    parts = list(read_images(readers.generator, w, read, readers.batch_size, readers.device))
+    scores, readings = zip(*parts, strict=True)
     return np.concatenate(scores), np.concatenate(readings)
 
 
@@ -116,7 +119,7 @@ def run_cases(readers: Readers, directions: Directions, z: np.ndarray, weights: 
     found, needed = directions.vectors.shape[-1], w.shape[1]
     if found != needed:
         raise UserError(f"vectors of {found} numbers, latents of {needed}: find the vectors again (stage vectors)")
-    own, _ = read_images(readers, w, [])
+    own, _ = read_twice(readers, w, [])
     groups = assign_groups(own[:, columns(directions.grouping)], directions.medians)
     if (groups < 0).any():
         raise UserError("the property CNN reads no number from some images; train it again (stage train_property_cnn)")
@@ -127,7 +130,7 @@ def run_cases(readers: Readers, directions: Directions, z: np.ndarray, weights: 
         # A few cases at a time: the edited latents of all of them need not fit into memory.
         for chunk in np.array_split(np.arange(len(z)), -(-len(z) // CASES_AT_ONCE)):
             moved = edited(w[chunk], directions.vectors[groups[chunk]], asked)
-            score, reading = read_images(readers, moved.reshape(-1, w.shape[1]), judged)
+            score, reading = read_twice(readers, moved.reshape(-1, w.shape[1]), judged)
             scores.append(score[:, columns(names)].reshape(len(chunk), len(asked), -1))
             readings.append(reading.reshape(len(chunk), len(asked), -1))
             bar.update(len(chunk))

@@ -1,10 +1,10 @@
 """Latents to images to property scores in memory: the samples of the vector search and the images of its test."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ MAPPING_CHUNK = 4096
 SYNTHESIS_CHUNK = 8
 
 Precision = Literal["fp32", "bf16"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,6 @@ def as_saved(images: Tensor) -> Tensor:
     return to_uint8(images).float() / 127.5 - 1.0
 
 
-@torch.inference_mode()
 def synthesise(
     generator: Generator,
     w: np.ndarray,
@@ -66,19 +66,37 @@ def synthesise(
     precision: Precision = "fp32",
     progress: str | None = None,
 ) -> Iterator[Tensor]:
-    """Draws images batch by batch; on a CPU every core draws a batch of its own.
+    """Draws images batch by batch; arguments as `read_images`.
+
+    Yields:
+        (n, 3, R, R) on `device`, float32, 256 levels within [-1, 1]; constant noise.
+    """
+    yield from read_images(generator, w, lambda images: images, batch_size, device, precision, progress)
+
+
+def read_images(
+    generator: Generator,
+    w: np.ndarray,
+    reader: Callable[[Tensor], T],
+    batch_size: int,
+    device: torch.device | str,
+    precision: Precision = "fp32",
+    progress: str | None = None,
+) -> Iterator[T]:
+    """Draws and reads images batch by batch; on a CPU every core draws and reads a batch of its own.
 
     One small batch shared by two cores took 1.6 times as long, and its rounding depended on the number of cores.
 
     Args:
         generator: in eval mode and on `device`.
         w: float32 (N, w_dim).
+        reader: what to make of a batch, float32 (n, 3, R, R) on `device` with 256 levels within [-1, 1].
         batch_size: images at once, rounded up to a multiple of 8; it does not change them.
         precision: bf16 computes the convolutions in bfloat16.
         progress: title of a progress bar with images per second; None for no bar.
 
     Yields:
-        (n, 3, R, R) on `device`, float32, 256 levels within [-1, 1]; constant noise.
+        What `reader` gives for each batch, in order.
     """
     generator.synthesis.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     step = -(-batch_size // SYNTHESIS_CHUNK) * SYNTHESIS_CHUNK
@@ -87,14 +105,13 @@ def synthesise(
     # The number of threads that torch uses for an operation is a setting of each thread.
     with bar, ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for batches in torch.from_numpy(w).to(device).split(step * workers):
-            for images in pool.map(partial(_draw_batch, generator, precision), batches.split(step)):
-                yield images
-                bar.update(len(images))
+            yield from pool.map(partial(_read_batch, generator, reader, precision), batches.split(step))
+            bar.update(len(batches))
 
 
 @torch.inference_mode()
-def _draw_batch(generator: Generator, precision: Precision, w: Tensor) -> Tensor:
-    return torch.cat([_draw(generator, chunk, precision) for chunk in w.split(SYNTHESIS_CHUNK)])
+def _read_batch(generator: Generator, reader: Callable[[Tensor], T], precision: Precision, w: Tensor) -> T:
+    return reader(torch.cat([_draw(generator, chunk, precision) for chunk in w.split(SYNTHESIS_CHUNK)]))
 
 
 def _draw(generator: Generator, w: Tensor, precision: Precision) -> Tensor:
@@ -123,6 +140,7 @@ def sample(
         Samples in the order of z; the batch size changes scores by less than 1e-5.
     """
     w = map_latents(generator, z, device)
-    images = synthesise(generator, w, batch_size, device, precision, progress="sample")
-    scores = torch.cat([property_cnn(batch).float().cpu() for batch in images])
-    return Samples(z, w, scores.numpy())
+    parts = read_images(
+        generator, w, lambda batch: property_cnn(batch).float().cpu(), batch_size, device, precision, "sample"
+    )
+    return Samples(z, w, torch.cat(list(parts)).numpy())
