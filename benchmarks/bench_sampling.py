@@ -16,7 +16,7 @@ import torch
 
 from ohlora import sampling
 from ohlora.networks.stylegan import Generator
-from ohlora.properties import PROPERTY_NAMES
+from ohlora.properties import ALL_PROPERTY_NAMES
 from ohlora.rng import standard_normal
 from ohlora.weights import load_bundled, load_property_cnn
 
@@ -52,7 +52,7 @@ def run(threads: int, count: int, property_cnn: Path | None) -> None:
         cnn = load_property_cnn(property_cnn)
         exact, rough = (sampling.sample(generator, cnn, z, 64, "cpu", precision).scores for precision in PRECISIONS)
         print(f"{'property':16} {'std':>7} {'bf16 mean error':>16} {'largest':>8}")
-        for name, a, b in zip(PROPERTY_NAMES, exact.T, rough.T, strict=True):
+        for name, a, b in zip(ALL_PROPERTY_NAMES, exact.T, rough.T, strict=False):
             error = np.abs(a - b)
             print(f"{name:16} {a.std():7.3f} {error.mean():16.4f} {error.max():8.4f}")
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ohlora.properties import BY_NAME, PROPERTIES
+from ohlora.properties import ALL_PROPERTIES, BY_NAME
 
 DIM = 24
 SCALE = 5.0  # score = SCALE * patch, so patches stay within [-1, 1]
@@ -41,14 +41,14 @@ class Synthesis(nn.Module):
 
 
 class Generator(nn.Module):
-    """Orthogonal unit directions, one for each of the seven properties, are the rows of `directions`."""
+    """Orthogonal unit directions, one for each of the eight properties, are the rows of `directions`."""
 
     resolution = 8
 
     def __init__(self) -> None:
         super().__init__()
         square = torch.randn(DIM, DIM, generator=torch.Generator().manual_seed(5))
-        self.directions = torch.linalg.qr(square)[0][: len(PROPERTIES)].contiguous()
+        self.directions = torch.linalg.qr(square)[0][: len(ALL_PROPERTIES)].contiguous()
         self.mapping = Mapping()
         self.synthesis = Synthesis(self.directions)
 
@@ -57,8 +57,14 @@ class Generator(nn.Module):
 
 
 class PropertyCNN(nn.Module):
+    """Reads the first 7 or all 8 patches."""
+
+    def __init__(self, outputs: int = len(ALL_PROPERTIES)) -> None:
+        super().__init__()
+        self.outputs = outputs
+
     def forward(self, images: Tensor) -> Tensor:
-        return images.mean(dim=(1, 3)) * SCALE
+        return images.mean(dim=(1, 3))[:, : self.outputs] * SCALE
 
 
 class Judge(nn.Module):
@@ -79,6 +85,6 @@ class Judge(nn.Module):
         }
 
 
-def world() -> tuple[Any, Any, Any]:
-    """Generator, property CNN, judge."""
-    return Generator().eval(), PropertyCNN().eval(), Judge().eval()
+def world(outputs: int = len(ALL_PROPERTIES)) -> tuple[Any, Any, Any]:
+    """Generator, property CNN of 7 or 8 outputs, judge."""
+    return Generator().eval(), PropertyCNN(outputs).eval(), Judge().eval()

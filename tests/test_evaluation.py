@@ -1,5 +1,7 @@
 """The image generation test: what passes, what fails, and what each number means."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,7 @@ from ohlora.evaluation import (
     passes,
     run_cases,
 )
-from ohlora.properties import EXPRESSIONS, GROUPING
+from ohlora.properties import EXPRESSIONS, GROUPING, GROUPING_16
 from ohlora.responses import correlations, weight_grid
 from ohlora.rng import standard_normal, stream
 from ohlora.vector_plots import correlation_histograms, responses, stack, strip
@@ -34,19 +36,20 @@ def readers(batch_size: int = 64, mirrored: bool = False) -> Readers:
     return Readers(generator, cnn, Judge(mirrored), torch.device("cpu"), batch_size)
 
 
-def true_directions(sign: float = 1.0) -> Directions:
+def true_directions(sign: float = 1.0, grouping: tuple[str, ...] = GROUPING) -> Directions:
     generator, _, _ = world()
     vectors = np.stack([generator.direction(name) for name in EXPRESSIONS])
     vectors[2] *= sign
-    shape = (8, 3)
+    names = group_names(len(grouping))
+    shape = (len(names), 3)
     return Directions(
-        np.broadcast_to(vectors, (8, *vectors.shape)),
+        np.broadcast_to(vectors, (len(names), *vectors.shape)),
         np.ones(shape),
         np.ones(shape, int),
-        np.array(group_names(3)),
+        np.array(names),
         np.array(EXPRESSIONS),
-        np.array(GROUPING),
-        np.zeros(3),
+        np.array(grouping),
+        np.zeros(len(grouping)),
     )
 
 
@@ -132,14 +135,23 @@ def test_readings_do_not_depend_on_the_batch_size() -> None:
     np.testing.assert_array_equal(one.groups, other.groups)
 
 
-def test_the_group_of_a_case_comes_from_its_own_image() -> None:
-    directions = true_directions()
+@pytest.mark.parametrize("grouping", [GROUPING, GROUPING_16])
+def test_the_group_of_a_case_comes_from_its_own_image(grouping: tuple[str, ...]) -> None:
+    directions = true_directions(grouping=grouping)
     cases = run_cases(readers(), directions, latents(40), WEIGHTS)
     generator, _, _ = world()
-    own = np.stack([(cases.w - 0.7) @ generator.direction(name) for name in GROUPING], axis=1)
+    own = np.stack([(cases.w - 0.7) @ generator.direction(name) for name in grouping], axis=1)
     clear = np.abs(own).min(axis=1) > 0.05  # further from the median than the rounding to 8 bits
     names = ["".join("h" if value >= 0 else "l" for value in row) for row in own[clear]]
     assert directions.groups[cases.groups[clear]].tolist() == names
+
+
+def test_a_network_of_7_outputs_tests_vectors_of_8_groups_only() -> None:
+    both = [replace(readers(), property_cnn=world(outputs)[1]) for outputs in (7, 8)]
+    seven, eight = (run_cases(reader, true_directions(), latents(3), WEIGHTS) for reader in both)
+    np.testing.assert_array_equal(seven.scores, eight.scores)
+    with pytest.raises(UserError, match=r"^a property CNN of 7 outputs does not read hairstyle: .*$"):
+        run_cases(both[0], true_directions(grouping=GROUPING_16), latents(3), WEIGHTS)
 
 
 def test_images_that_cannot_be_read_are_one_line() -> None:

@@ -192,9 +192,10 @@ def test_v9_starts_close_to_its_parent() -> None:
     assert torch.equal(make(RECIPES["v8"], parent, None, 0, keep=False).generator(z, label), parent.generator(z, label))
 
 
-def property_cnn(resolution: int = 64) -> PropertyCNN:
+def property_cnn(resolution: int = 64, outputs: int = 7) -> PropertyCNN:
+    """A tiny one; the seven heads are the same with and without the hairstyle."""
     torch.manual_seed(0)
-    return PropertyCNN(resolution, width=1 / 32).eval()
+    return PropertyCNN(resolution, outputs, width=1 / 32).eval()
 
 
 def parent_of_64() -> Any:
@@ -202,20 +203,32 @@ def parent_of_64() -> Any:
     return Parent(made.generator, made.discriminator, RECIPES["v1"].labels)
 
 
-def test_v5_injects_the_property_network() -> None:
-    cnn = property_cnn()
-    made = make(RECIPES["v5"], parent_of_64(), cnn, 0, keep=True)
+@pytest.mark.parametrize("outputs", [7, 8])
+def test_v5_injects_the_seven_heads_of_the_property_network(outputs: int) -> None:
+    made = make(RECIPES["v5"], parent_of_64(), property_cnn(outputs=outputs), 0, keep=True)
     assert isinstance(made.discriminator, PropertyDiscriminator)
     state = made.discriminator.state_dict()
-    assert all(torch.equal(state[f"cnn.{key}"], value) for key, value in cnn.state_dict().items())
+    injected = {key.removeprefix("cnn."): value for key, value in state.items() if key.startswith("cnn.")}
+    expected = property_cnn(outputs=7).state_dict()
+    assert list(injected) == list(expected)
+    assert all(torch.equal(injected[key], value) for key, value in expected.items())
     assert all(
         parameter.requires_grad for net in (made.generator, made.discriminator) for parameter in net.parameters()
     )
     images, label = torch.randn(4, 3, 64, 64), torch.randn(4, 3)
     loaded = load_discriminator(state)
     assert torch.equal(loaded(images, label), made.discriminator.eval()(images, label))
-    with pytest.raises(UserError, match="needed is a property CNN of 7 outputs for 64 pixels"):
+    with pytest.raises(UserError, match="needed is a property CNN for 64 pixels"):
         make(RECIPES["v5"], parent_of_64(), None, 0, keep=True)
+
+
+@reference.needs_reference
+def test_v5_holds_the_published_seven_heads_at_256_pixels() -> None:
+    with torch.device("meta"):
+        state = PropertyDiscriminator(256).state_dict()
+    described = json.loads((reference.FOLDER / "property_score_cnn_7.keys.json").read_text())["keys"]
+    heads = [(key.removeprefix("cnn."), list(value.shape)) for key, value in state.items() if key.startswith("cnn.")]
+    assert heads == [(entry["key"], entry["shape"]) for entry in described]
 
 
 @pytest.mark.parametrize("name", ["v1", "v4", "v8", "v9"])

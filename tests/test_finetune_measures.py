@@ -51,7 +51,8 @@ def test_a_z_passes_by_correlation_and_error_of_all_three() -> None:
     assert result.metrics()["passing_z"] == 1 and np.isfinite(list(result.metrics().values())).all()
 
 
-def test_the_grid_asked_for_reaches_the_label_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("outputs", [7, 8])
+def test_the_grid_asked_for_reaches_the_label_inputs(monkeypatch: pytest.MonkeyPatch, outputs: int) -> None:
     """A generator whose images say what was asked: the test must find correlations of 1 and errors of 0."""
     seen = []
 
@@ -61,7 +62,8 @@ def test_the_grid_asked_for_reaches_the_label_inputs(monkeypatch: pytest.MonkeyP
 
     class Honest(nn.Module):
         def forward(self, images):
-            return ((images[:, :, 0, 0] + 1) * 127.5 - 100) / 10
+            scores = ((images[:, :, 0, 0] + 1) * 127.5 - 100) / 10
+            return torch.cat([scores, torch.full((len(scores), outputs - 7), 9.0)], dim=1)
 
     monkeypatch.setattr("ohlora.finetune.measures.make_images", images_of_labels)
     z = torch.randn(3, 8)
@@ -181,10 +183,10 @@ def test_vae_loss_equals_the_published_one() -> None:
     assert terms["variance"].item() == pytest.approx(a["rounded4_logvar_loss"].item(), abs=1e-4)
 
 
-def of_64(name: str, epochs: int = 1) -> Any:
+def of_64(name: str, epochs: int = 1, outputs: int = 7) -> Any:
     recipe = RECIPES[name]
     made = make(recipe, parent_of_64(), None, 0, keep=True)
-    method = make_method(made, recipe, Settings(rate_factor=10), CPU, property_cnn(), Gender())
+    method = make_method(made, recipe, Settings(rate_factor=10), CPU, property_cnn(outputs=outputs), Gender())
     return FineTuner(method, tiny_gan.data(16, 7, 64), epochs, 8)
 
 
@@ -201,6 +203,16 @@ def test_frozen_readers_stay_and_the_recipe_parameters_move(tmp_path: Path, name
     assert bool(synthesis) == (name == "v2")
     assert {key for key in before if key.startswith("encoder.")} <= moved
     assert np.isfinite(list(made.history[0].values())).all()
+
+
+@pytest.mark.parametrize("name", ["v2", "v3"])
+def test_a_hairstyle_head_changes_nothing(name: str) -> None:
+    seven, eight = (of_64(name, outputs=outputs) for outputs in (7, 8))
+    for tuner in (seven, eight):
+        tuner._step()
+    assert seven._sums.keys() == eight._sums.keys()
+    for key, value in tiny_gan.weights(seven).items():
+        torch.testing.assert_close(tiny_gan.weights(eight)[key], value, msg=key)
 
 
 @pytest.mark.parametrize("name", ["v2", "v3"])

@@ -13,7 +13,7 @@ from ohlora.files import load_tensors, read_json, save_tensors, write_images
 from ohlora.filtering import NETWORKS, Ensemble, save_ensemble
 from ohlora.finetune.recipes import RECIPES
 from ohlora.networks.cnn import PropertyCNN
-from ohlora.properties import PROPERTY_NAMES
+from ohlora.properties import ALL_PROPERTY_NAMES, PROPERTY_NAMES
 from ohlora.stages import base, finetune, paths
 from ohlora.weights import load_discriminator, load_generator
 
@@ -30,12 +30,12 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_images(folder / files.images, range(COUNT), pixels)
         (folder / files.filter).parent.mkdir(parents=True)
         (folder / files.filter).write_text("id,kept\n" + "".join(f"{i},1\n" for i in range(COUNT)))
-    scores = "".join(f"{i}," + ",".join(f"{x:.3f}" for x in draw.standard_normal(7)) + "\n" for i in range(COUNT))
-    for table in (paths.SCORES_V1, paths.SCORES_CNN):
+    for table, names in ((paths.SCORES_V1, PROPERTY_NAMES), (paths.SCORES_CNN, ALL_PROPERTY_NAMES)):
+        rows = [f"{i}," + ",".join(f"{x:.3f}" for x in draw.standard_normal(len(names))) for i in range(COUNT)]
         (folder / table).parent.mkdir(parents=True, exist_ok=True)
-        (folder / table).write_text(",".join(["id", *PROPERTY_NAMES]) + "\n" + scores)
+        (folder / table).write_text("\n".join([",".join(["id", *names]), *rows, ""]))
     torch.manual_seed(0)
-    save_tensors(folder / paths.PROPERTY_CNN, PropertyCNN(128, width=1 / 32).state_dict())
+    save_tensors(folder / paths.PROPERTY_CNN, PropertyCNN(128, 8, width=1 / 32).state_dict())
     for files in (paths.BASE, paths.V1):
         for name in files.attributes:
             path = folder / files.filter_networks(name)

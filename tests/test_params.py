@@ -11,6 +11,7 @@ from dvc.utils.hydra import apply_overrides
 
 from ohlora.errors import UserError
 from ohlora.params import Params, fingerprint, load_params
+from ohlora.properties import GROUPING, GROUPING_16
 
 REFUSED = [
     ("k_percent", -5, "above 0 to 0.5"),
@@ -36,7 +37,7 @@ REFUSED = [
     ("score.normalisation", "minmax", "standard, range"),
     ("score.ddof", True, "a whole number"),
     ("score.ddof", 2, "to 1"),
-    ("vectors.groups", ["eyes"], "hair_color, hair_length, background_mean"),
+    ("vectors.groups", ["eyes"], "hair_color, hair_length, background_mean, hairstyle"),
     ("vectors.groups", ["hair_color", "hair_color"], "twice"),
     ("vectors.groups", [], "at least 1"),
     ("vectors.generator", "v2", "base, v1, v8, v9"),
@@ -71,6 +72,11 @@ def leaves(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def test_defaults_are_valid() -> None:
     assert isinstance(load_params(ROOT / "params.yaml"), Params)
+
+
+def test_groups_may_be_made_by_the_hairstyle_too(write_params: WriteParams) -> None:
+    assert load_params(ROOT / "params.yaml").vectors.groups == list(GROUPING)
+    assert load_params(write_params({"vectors.groups": list(GROUPING_16)})).vectors.groups == list(GROUPING_16)
 
 
 @pytest.mark.parametrize(("name", "value", "allowed"), REFUSED)

@@ -6,29 +6,31 @@ import torch
 
 from ohlora.errors import UserError
 from ohlora.networks.cnn import PropertyCNN
-from ohlora.properties import PROPERTY_NAMES
+from ohlora.properties import ALL_PROPERTY_NAMES
 from ohlora.property_training import compare, predict, squared_errors, train
 from ohlora.training import Schedule, seeded
 
 CPU = torch.device("cpu")
-BACKGROUND = PROPERTY_NAMES.index("background_mean")
+BACKGROUND, BACKGROUND_STD, HAIRSTYLE = (
+    ALL_PROPERTY_NAMES.index(name) for name in ("background_mean", "background_std", "hairstyle")
+)
 
 
-def toy(count: int = 60) -> tuple[torch.Tensor, np.ndarray]:
+def toy(count: int = 60, outputs: int = 8) -> tuple[torch.Tensor, np.ndarray]:
     """Images of a brightness each; every score follows it, and some are missing."""
     rng = np.random.default_rng(0)
     brightness = rng.normal(size=count)
     noise = rng.integers(-20, 20, (count, 3, 64, 64))
     images = np.clip(128 + 40 * brightness[:, None, None, None] + noise, 0, 255).astype(np.uint8)
-    targets = np.repeat(brightness[:, None], len(PROPERTY_NAMES), axis=1)
+    targets = np.repeat(brightness[:, None], outputs, axis=1)
     targets[::7, 0] = np.nan
     return torch.from_numpy(images), targets
 
 
-def fitted(seed: int = 0, epochs: int = 6) -> tuple:
-    images, targets = toy()
+def fitted(seed: int = 0, epochs: int = 6, outputs: int = 8) -> tuple:
+    images, targets = toy(outputs=outputs)
     with seeded(seed, "weights"):
-        model = PropertyCNN(resolution=64)
+        model = PropertyCNN(resolution=64, outputs=outputs)
     result, valid = train(model, images, targets, 0.2, Schedule(epochs, epochs, 1e-3, 8), seed=seed, device=CPU)
     return model, result, valid, images, targets
 
@@ -36,7 +38,7 @@ def fitted(seed: int = 0, epochs: int = 6) -> tuple:
 def test_training_that_diverges_is_one_line() -> None:
     images, targets = toy()
     with pytest.raises(UserError, match=r"train_property_cnn\.learning_rate = 1e\+30: .* is (nan|inf), allowed"):
-        train(PropertyCNN(resolution=64), images, targets, 0.2, Schedule(1, 1, 1e30, 8), seed=0, device=CPU)
+        train(PropertyCNN(resolution=64, outputs=8), images, targets, 0.2, Schedule(1, 1, 1e30, 8), seed=0, device=CPU)
 
 
 def test_missing_targets_do_not_count() -> None:
@@ -45,16 +47,24 @@ def test_missing_targets_do_not_count() -> None:
     assert squared_errors(predicted, targets).tolist() == [2.5, 0.0]
 
 
-def test_training_learns_and_keeps_its_best_epoch() -> None:
-    model, result, valid, images, targets = fitted()
+@pytest.mark.parametrize("outputs", [7, 8])
+def test_training_learns_and_keeps_its_best_epoch(outputs: int) -> None:
+    model, result, valid, images, targets = fitted(outputs=outputs)
     assert len(valid) == 12
     assert result.best["loss"] == min(epoch["loss"] for epoch in result.history)
     predicted = predict(model, images[valid].split(5), CPU)
     again = squared_errors(torch.from_numpy(predicted), torch.from_numpy(targets[valid]).float())
     assert again[BACKGROUND].item() == pytest.approx(result.best["background_mean"], abs=1e-5)
     table = compare(targets, predict(model, images.split(16), CPU), valid)
-    assert table["valid_correlation"].to_numpy()[BACKGROUND] > 0.8
+    assert table["property"].tolist() == list(ALL_PROPERTY_NAMES[:outputs])
+    assert table["valid_correlation"].to_numpy()[[BACKGROUND, *([HAIRSTYLE] if outputs == 8 else [])]].min() > 0.8
     assert not table.isna().to_numpy().any()
+
+
+def test_loss_of_early_stopping_leaves_out_background_std_and_hairstyle() -> None:
+    result = fitted(epochs=1)[1]
+    errors = np.array([result.best[name] for name in ALL_PROPERTY_NAMES])
+    assert result.best["loss"] == pytest.approx(np.delete(errors, [BACKGROUND_STD, HAIRSTYLE]).mean(), rel=1e-5)
 
 
 def test_same_seed_gives_the_same_network() -> None:
@@ -65,4 +75,4 @@ def test_same_seed_gives_the_same_network() -> None:
 def test_too_few_images_are_an_error() -> None:
     images, targets = toy(10)
     with pytest.raises(UserError, match="10 images have property scores, needed are at least 20"):
-        train(PropertyCNN(resolution=64), images, targets, 0.2, Schedule(1, 1, 1e-3, 8), seed=0, device=CPU)
+        train(PropertyCNN(resolution=64, outputs=8), images, targets, 0.2, Schedule(1, 1, 1e-3, 8), seed=0, device=CPU)

@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,19 @@ from ruamel.yaml import YAML
 
 from ohlora.errors import UserError
 from ohlora.files import load_npz, save_npz
-from ohlora.properties import PROPERTY_NAMES
-from ohlora.report import Picture, Table, data_uri, finite, flatten, summarise, text_of, to_markdown
+from ohlora.properties import ALL_PROPERTY_NAMES, GROUPING_16
+from ohlora.report import (
+    Picture,
+    Table,
+    accuracy_table,
+    cnn_table,
+    data_uri,
+    finite,
+    flatten,
+    summarise,
+    text_of,
+    to_markdown,
+)
 from ohlora.rng import standard_normal, stream
 from ohlora.sampling import sample
 from ohlora.stages import report, test_vectors, vectors
@@ -41,7 +53,7 @@ def metrics_before() -> dict[str, Any]:
     fold = {"loss": 0.1, "accuracy": 0.95, "recall": 0.9, "precision": 0.97, "f1": 0.93, "auroc": 0.98}
     comparison = {"valid_correlation": 0.95, "valid_mae": 0.2, "all_correlation": 0.97, "all_mae": 0.15}
     judged = {"eyes_lid_aperture": 0.8, "mouth_lip_aperture": 0.9, "pose_yaw": 0.3, "pose_roll": 0.95}
-    scores = {"missing": dict.fromkeys(PROPERTY_NAMES, 0), "judge": judged}
+    scores = {"missing": dict.fromkeys(ALL_PROPERTY_NAMES, 0), "judge": judged}
     return {
         "label": {name: {"labels": 600, "rate": 0.55, "human": 0} for name in ("gender", "quality")},
         "train_filter": {name: {"fold_0": fold, "mean": fold} for name in ("gender", "quality")},
@@ -52,7 +64,7 @@ def metrics_before() -> dict[str, Any]:
             "images": 949,
             "best_epoch": 12,
             "loss": 0.1,
-            "properties": dict.fromkeys(PROPERTY_NAMES, comparison),
+            "properties": dict.fromkeys(ALL_PROPERTY_NAMES, comparison),
         },
     }
 
@@ -61,7 +73,7 @@ def metrics_before() -> dict[str, Any]:
 def kept_scores() -> pd.DataFrame:
     generator, cnn, _ = world()
     scores = sample(generator, cnn, standard_normal(7, "kept", (300, generator.mapping.z_dim)), 64, "cpu").scores
-    return pd.DataFrame({"id": np.arange(300), **dict(zip(PROPERTY_NAMES, scores.T.astype(float), strict=True))})
+    return pd.DataFrame({"id": np.arange(300), **dict(zip(ALL_PROPERTY_NAMES, scores.T.astype(float), strict=True))})
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +104,9 @@ def write_params(folder: Path, defaults: dict[str, Any], changes: dict[str, Any]
 
 
 @contextmanager
-def inside(folder: Path) -> Iterator[None]:
+def inside(folder: Path, outputs: int = 8) -> Iterator[None]:
     """Works in this folder with the networks of the linear world in place of trained ones."""
-    generator, cnn, judge = world()
+    generator, cnn, judge = world(outputs)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for stage in (sample_stage, test_vectors):
@@ -168,6 +180,43 @@ def test_the_same_parameters_give_the_same_bytes_and_fewer_groups(
     assert load_npz("models/vectors/vectors.npz")["groups"].tolist() == ["h", "l"]
     assert not list(Path("plots/test_vectors").glob("best*"))  # no strips, no pictures of them
     assert "Best cases" not in Path("report/report.html").read_text()
+
+
+def test_hairstyle_makes_16_groups(workspace: Path, default_params: dict[str, Any]) -> None:
+    write_params(workspace, default_params, {"vectors.groups": list(GROUPING_16)})
+    run_all()
+    found = load_npz("models/vectors/vectors.npz")
+    assert found["groups"].tolist() == ["".join(name) for name in product("hl", repeat=4)]
+    assert found["grouping"].tolist() == ["hair_color", "hair_length", "background_mean", "hairstyle"]
+    assert found["vectors"].shape == (16, 3, 24)
+    table = pd.read_csv("data/property_cnn/scores_cnn.csv")
+    np.testing.assert_allclose(found["medians"], table[list(GROUPING_16)].median())
+    # The fourth letter tells the side of the hairstyle's median.
+    scores = load_npz("data/sample/samples.npz")["scores"]
+    sizes = json.loads(Path("metrics/vectors.json").read_text())["groups"]
+    high = sum(size for group, size in sizes.items() if group[3] == "h")
+    assert high == (scores[:, 7] >= found["medians"][3]).sum()
+    assert set(pd.read_csv("data/test_vectors/cases.csv")["group"]) <= set(found["groups"])
+    text = Path("report/tables.md").read_text()
+    assert re.search(r"medians of hair_color .*, background_mean .*, hairstyle [+-]\d", text)
+
+
+def test_a_network_of_7_outputs_makes_8_groups_but_none_by_hairstyle(
+    bare: Path, tmp_path: Path, default_params: dict[str, Any]
+) -> None:
+    folder = tmp_path / "work"
+    shutil.copytree(bare, folder)
+    table = pd.read_csv(folder / "data/property_cnn/scores_cnn.csv").drop(columns="hairstyle")
+    table.to_csv(folder / "data/property_cnn/scores_cnn.csv", index=False)
+    with inside(folder, outputs=7):
+        run_all()
+        assert load_npz("data/sample/samples.npz")["scores"].shape == (1600, 7)
+        assert json.loads(Path("metrics/sample.json").read_text())["scores"].keys() == set(ALL_PROPERTY_NAMES[:7])
+        before = Path("models/vectors/vectors.npz").read_bytes()
+        write_params(folder, default_params, {"vectors.groups": list(GROUPING_16)})
+        with pytest.raises(UserError, match=r"^a property CNN of 7 outputs does not read hairstyle: .*$"):
+            vectors.run()
+        assert Path("models/vectors/vectors.npz").read_bytes() == before
 
 
 def test_scores_missing_in_the_table_are_left_out_of_the_medians(workspace: Path) -> None:
@@ -250,6 +299,19 @@ def test_summarise_keeps_means_of_folds_and_groups() -> None:
     summary = summarise({**metrics_before(), "vectors": {"svm_accuracy": accuracy}})
     assert summary["vectors"]["svm_accuracy"] == {"eyes": 0.85, "mean": 0.85}
     assert summary["train_filter"]["gender"]["auroc"] == 0.98
+
+
+def test_the_table_of_the_network_has_all_eight_properties() -> None:
+    assert [row[0] for row in cnn_table(metrics_before()).rows] == list(ALL_PROPERTY_NAMES)
+
+
+def test_letters_of_groups_are_explained_in_the_order_of_the_parameter() -> None:
+    """The metrics file sorts names by letter, the names of groups follow vectors.groups."""
+    medians = {"hair_color": -0.4, "hairstyle": 0.03}
+    accuracy = {"eyes": {"h": 0.9, "mean": 0.9}, "mean": 0.9}
+    metrics = {"vectors": {"groups": {"h": 9}, "medians": medians, "svm_accuracy": accuracy}}
+    table = accuracy_table(metrics, {"vectors": {"groups": ["hairstyle", "hair_color"]}})
+    assert table.note.endswith("the medians of hairstyle +0.030, hair_color -0.400.")
 
 
 def test_tables_are_github_markdown() -> None:

@@ -22,9 +22,11 @@ from ruamel.yaml import YAML
 
 from ohlora.errors import UserError
 from ohlora.files import ImageZip, load_npz, read_json
+from ohlora.properties import ALL_PROPERTY_NAMES
 from ohlora.stages import Stage
 from ohlora.stages.paths import (
     CASES,
+    COMPARISON,
     DETECTIONS,
     FILTER,
     HUMAN_LABELS,
@@ -33,6 +35,7 @@ from ohlora.stages.paths import (
     LATENTS,
     MAPS,
     METRICS,
+    PLOT,
     PROPERTY_CNN,
     SAMPLES,
     SCORES_CNN,
@@ -41,6 +44,7 @@ from ohlora.stages.paths import (
     V1,
     VECTORS,
 )
+from ohlora.weights import load_property_cnn
 
 N_IMAGES, N_LABELS = 48, 24
 FACES, SEARCH = (list(part) for part in np.split(list(stages("dvc.yaml")), [list(stages("dvc.yaml")).index("sample")]))
@@ -162,11 +166,45 @@ def test_people_count_before_the_annotator() -> None:
     assert set(table.loc[table["id"] >= N_LABELS, "gender_source"]) == {"cnn"}
 
 
+@pytest.mark.parametrize("name", ["hair_color", "hairstyle"])
 @pytest.mark.usefixtures("at_finished")
-def test_normalised_scores_have_mean_zero_and_deviation_one() -> None:
+def test_normalised_scores_have_mean_zero_and_deviation_one(name: str) -> None:
     table = pd.read_csv(SCORES_V2)
-    assert table["hair_color"].mean() == pytest.approx(0, abs=1e-3)
-    assert table["hair_color"].std(ddof=1) == pytest.approx(1, abs=1e-3)
+    assert table[name].mean() == pytest.approx(0, abs=1e-3)
+    assert table[name].std(ddof=1) == pytest.approx(1, abs=1e-3)
+    assert table[name].corr(table[f"{name}_raw"]) == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.usefixtures("at_finished")
+def test_tables_and_metrics_have_all_eight_properties() -> None:
+    names = set(ALL_PROPERTY_NAMES)
+    assert read_json(METRICS.format("score"))["v2"]["missing"].keys() == names
+    assert set(pd.read_csv(COMPARISON)["property"]) == names
+    assert read_json(METRICS.format("train_property_cnn"))["properties"].keys() == names
+    assert load_property_cnn(PROPERTY_CNN).outputs == 8
+    assert set(pd.read_csv(SCORES_CNN)) == names | {"id"}
+    assert load_npz(SAMPLES, "scores")["scores"].shape == (SETTINGS["n_samples"], 8)
+    assert read_json(METRICS.format("sample"))["scores"].keys() == names
+
+
+@pytest.mark.parametrize(
+    ("stage", "picture"), [("score", "scores_v2"), ("train_property_cnn", "property_cnn"), ("sample", "sample")]
+)
+@pytest.mark.usefixtures("world")
+def test_pictures_show_all_eight_properties(monkeypatch: pytest.MonkeyPatch, stage: str, picture: str) -> None:
+    titles: dict[str, list[str]] = {}
+    module = importlib.import_module(f"ohlora.stages.{stage}")
+    monkeypatch.setattr(module, "save_figure", lambda path, f: titles.update({path: [a.get_title() for a in f.axes]}))
+    run(stage)
+    assert [title.split(":")[0] for title in titles[PLOT.format(picture)]] == list(ALL_PROPERTY_NAMES)
+
+
+@pytest.mark.usefixtures("at_finished")
+def test_dvc_plots_the_curves_of_all_eight_properties() -> None:
+    plots = [plot for plot in YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["plots"] if isinstance(plot, dict)]
+    curves = next(plot for plot in plots if "Property network, validation error" in plot).popitem()[1]["y"]
+    assert set(curves.values()) == set(ALL_PROPERTY_NAMES)
+    assert [path for path in curves if not Path(path).exists()] == []
 
 
 @pytest.mark.usefixtures("at_finished")

@@ -67,7 +67,7 @@ def read_twice(readers: Readers, w: np.ndarray, judged: Sequence[str]) -> tuple[
         judged: names of the judge's readings; none if the judge is not needed.
 
     Returns:
-        Property CNN scores, float32 (N, 7), and the judge's readings, float32 (N, len(judged)).
+        Property CNN scores, float32 (N, 7 or 8), and the judge's readings, float32 (N, len(judged)).
     """
 
     def read(images: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -120,7 +120,7 @@ def run_cases(readers: Readers, directions: Directions, z: np.ndarray, weights: 
     if found != needed:
         raise UserError(f"vectors of {found} numbers, latents of {needed}: find the vectors again (stage vectors)")
     own, _ = read_twice(readers, w, [])
-    groups = assign_groups(own[:, columns(directions.grouping)], directions.medians)
+    groups = assign_groups(own[:, columns(directions.grouping, own.shape[1])], directions.medians)
     if (groups < 0).any():
         raise UserError("the property CNN reads no number from some images; train it again (stage train_property_cnn)")
     asked = weight_grid(weights, names)

@@ -201,8 +201,8 @@ class Vectors(Section):
 
     generator: Literal["base", "v1", "v8", "v9"]
     groups: Annotated[
-        list[Literal["hair_color", "hair_length", "background_mean"]],
-        Field(min_length=1, max_length=3),
+        list[Literal["hair_color", "hair_length", "background_mean", "hairstyle"]],
+        Field(min_length=1, max_length=4),
         AfterValidator(_different),
     ]
     svm: Svm

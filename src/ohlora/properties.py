@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from ohlora.errors import UserError
+
 Crop = tuple[float, float, float, float]
 Role = Literal["expression", "grouping", "fine-tuning", "grouping of 16"]
 
@@ -42,6 +44,7 @@ ALL_PROPERTIES = (
     Property("background_std", 6, UPPER, "fine-tuning"),
     Property("hairstyle", 7, LOWER, "grouping of 16"),
 )
+# Without the hairstyle: what version 1 measures, the fine-tuning recipes label, and a CNN of 7 outputs reads.
 PROPERTIES = ALL_PROPERTIES[:7]
 PROPERTY_NAMES = tuple(p.name for p in PROPERTIES)
 ALL_PROPERTY_NAMES = tuple(p.name for p in ALL_PROPERTIES)
@@ -51,6 +54,17 @@ GROUPING_16 = (*GROUPING, "hairstyle")
 BY_NAME = {p.name: p for p in ALL_PROPERTIES}
 
 
-def columns(names: Iterable[str]) -> list[int]:
-    """The property CNN's outputs of these properties."""
-    return [BY_NAME[name].index for name in names]
+def columns(names: Iterable[str], outputs: int = len(ALL_PROPERTIES)) -> list[int]:
+    """The columns of these properties in the scores of a property CNN with 7 or 8 outputs.
+
+    Raises:
+        UserError: the network has too few outputs to read one of them.
+    """
+    chosen = {name: BY_NAME[name].index for name in names}
+    absent = [name for name, index in chosen.items() if index >= outputs]
+    if absent:
+        raise UserError(
+            f"a property CNN of {outputs} outputs does not read {', '.join(absent)}: train it again "
+            "(stage train_property_cnn), or leave that out of vectors.groups and find the vectors again"
+        )
+    return list(chosen.values())

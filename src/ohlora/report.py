@@ -13,7 +13,7 @@ from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
 from ohlora.files import PathLike, damage
-from ohlora.properties import PROPERTY_NAMES
+from ohlora.properties import ALL_PROPERTY_NAMES, EXPRESSIONS
 
 # Published results of StyleGAN-VectorFind-v7: n, k, mean correlations of eyes, mouth, pose, passed cases.
 # Source: Oh-LoRA's image generation test reports; original weights, 256x256, absolute correlations.
@@ -103,9 +103,9 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]
     return rows
 
 
-def in_order(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Items in the order of the properties; metrics files sort their keys by letter."""
-    return [(name, values[name]) for name in PROPERTY_NAMES if name in values]
+def in_order(values: Mapping[str, Any], order: Sequence[str] = ALL_PROPERTY_NAMES) -> list[tuple[str, Any]]:
+    """Items in the order of the properties, or another one; metrics files sort their keys by letter."""
+    return [(name, values[name]) for name in order if name in values]
 
 
 # ---------------------------------------------------------------- tables
@@ -160,16 +160,17 @@ def cnn_table(metrics: Metrics) -> Table:
     return Table("Property network", header, rows, "Against the scores of version 2, in their standard deviations.")
 
 
-def accuracy_table(metrics: Metrics) -> Table:
+def accuracy_table(metrics: Metrics, params: Mapping[str, Any]) -> Table:
     """Accuracy of the linear SVMs by group and property."""
     vectors = metrics["vectors"]
-    properties = [name for name in PROPERTY_NAMES if name in vectors["svm_accuracy"]]
+    properties = [name for name in EXPRESSIONS if name in vectors["svm_accuracy"]]
     rows: list[Sequence[Cell]] = [
         (group, size, *(vectors["svm_accuracy"][name][group] for name in properties))
         for group, size in vectors["groups"].items()
     ]
     mean = ("mean", sum(vectors["groups"].values()), *(vectors["svm_accuracy"][name]["mean"] for name in properties))
-    letters = ", ".join(f"{name} {value:+.3f}" for name, value in in_order(vectors["medians"]))
+    medians = in_order(vectors["medians"], params["vectors"]["groups"])
+    letters = ", ".join(f"{name} {value:+.3f}" for name, value in medians)
     note = f"On the samples held back. Letters of a group: at or above (h) or below (l) the medians of {letters}."
     return Table("Linear SVMs", ("group", "samples", *properties), [*rows, mean], note)
 
@@ -216,7 +217,7 @@ def tables(metrics: Metrics, params: Mapping[str, Any]) -> dict[str, Table]:
         "filter": filter_table(metrics),
         "judge": judge_table(metrics),
         "cnn": cnn_table(metrics),
-        "accuracy": accuracy_table(metrics),
+        "accuracy": accuracy_table(metrics, params),
         "correlations": correlation_table(metrics, params),
         "readings": judge_readings_table(metrics),
     }
@@ -265,7 +266,7 @@ def data_uri(picture: Picture) -> str:
 def tiles(metrics: Metrics) -> list[tuple[str, str, str]]:
     """Headline numbers as (number, what it is, detail)."""
     test, vectors = metrics["test_vectors"], metrics["vectors"]
-    expressions = [name for name in PROPERTY_NAMES if name in test["judge_corr"]]
+    expressions = [name for name in EXPRESSIONS if name in test["judge_corr"]]
     by_judge = [f"judge {test['judge_corr'][name]:+.3f}" for name in expressions]
     passed = f"{test['passed']['count']} of {test['cases']} cases"
     return [

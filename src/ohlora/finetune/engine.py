@@ -21,7 +21,15 @@ from ohlora.rng import torch_seed
 GPU_LOOKS = 50  # batches between two looks at the losses on a GPU, which has to wait for each
 
 # What a training's numbers depend on, beside this package.
-CODE = ("gan/losses.py", "networks/*.py", "checkpoints.py", "distributed.py", "rng.py", "finetune/*.py")
+CODE = (
+    "gan/losses.py",
+    "networks/*.py",
+    "checkpoints.py",
+    "distributed.py",
+    "properties.py",
+    "rng.py",
+    "finetune/*.py",
+)
 
 Look = Callable[["FineTuner"], dict[str, float]]
 Log = Callable[[str, dict[str, float]], None]

@@ -84,7 +84,7 @@ def generation_test(
 
     Args:
         generator: conditional.
-        property_cnn: in eval mode, float32 images in [-1, 1] -> (N, 7).
+        property_cnn: in eval mode, float32 images in [-1, 1] -> (N, 7 or 8).
         z: float32 (N, z_dim).
         labels: properties of the generator's label inputs; those not asked for are 0, the mean.
         psi: as in `draw_w`.

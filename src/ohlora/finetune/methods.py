@@ -240,6 +240,12 @@ class Adversarial(Method):
 # ---------------------------------------------------------------- through the readers
 
 
+def counted(recipe: Recipe, scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """What the recipe compares of a property CNN's scores (N, 7 or 8) and of the labels (N, L): both (N, P)."""
+    places = [recipe.labels.index(name) for name in recipe.counted]
+    return scores[:, columns(recipe.counted)], labels[:, places]
+
+
 class ThroughProperties(Method):
     """FineTune-v2: squared error between the scores asked for and those that a frozen property CNN reads.
 
@@ -254,8 +260,7 @@ class ThroughProperties(Method):
         z, asked = self._mixed(labels, FIXED_RATIO ** (number // FIXED_STEPS))
         with self.autocast():
             scores = self.property_cnn(self.generator(z, asked, noise="random", w_avg_decay=W_AVG_DECAY)).float()
-        # The label's columns stand in the order of the scores' here: v2 has all seven.
-        errors = F.mse_loss(scores, asked, reduction="none").mean(dim=0)[columns(self.recipe.counted)]
+        errors = F.mse_loss(*counted(self.recipe, scores, asked), reduction="none").mean(dim=0)
         self.update("generator", errors.mean())
         self.moved_average_w()
         self.follow(len(images))
@@ -323,9 +328,7 @@ class ConditionalVAE(Method):
             # The gender network learnt on [0, 1]. (The original feeds it [-1, 1].)
             gender = self.gender((drawn + 1) / 2).flatten().float()
             scores = self.property_cnn(drawn).float()
-        places = [self.recipe.labels.index(name) for name in self.recipe.counted]
-        scores = scores[:, columns(self.recipe.counted)]
-        terms = vae_losses(scores, labels[:, places], gender, mu.float(), log_variance.float())
+        terms = vae_losses(*counted(self.recipe, scores, labels), gender, mu.float(), log_variance.float())
         loss = torch.stack([VAE_WEIGHTS[name] * value for name, value in terms.items()]).sum()
         loss.backward()
         self.apply("generator")

@@ -120,8 +120,8 @@ def _discriminator(
     resolution = parent.generator.resolution
     with seeded(seed, "finetune", recipe.name, "discriminator"):
         if recipe.discriminator == "property_cnn":
-            if property_cnn is None or property_cnn.outputs != 7 or property_cnn.resolution != resolution:
-                raise UserError(f"recipe {recipe.name}: needed is a property CNN of 7 outputs for {resolution} pixels")
+            if property_cnn is None or property_cnn.resolution != resolution:
+                raise UserError(f"recipe {recipe.name}: needed is a property CNN for {resolution} pixels")
             return PropertyDiscriminator(resolution, len(recipe.labels), property_cnn.width)
         if not isinstance(parent.discriminator, Discriminator) or parent.discriminator.resolution != resolution:
             raise UserError(f"recipe {recipe.name}: needed is a StyleGAN discriminator for {resolution} pixels")
@@ -219,7 +219,8 @@ def _fill_discriminator(
 ) -> None:
     network = made.discriminator
     if isinstance(network, PropertyDiscriminator) and property_cnn is not None:
-        network.cnn.load_state_dict(property_cnn.state_dict())
+        given = property_cnn.state_dict()  # a hairstyle head, if there is one, stays out
+        network.cnn.load_state_dict({key: given[key] for key in network.cnn.state_dict()})
         made.new |= {f"discriminator {name}": "drawn" for name, _ in network.named_parameters() if name[:4] != "cnn."}
     elif isinstance(network, Discriminator) and parent.discriminator is not None:
         new = _new_in_discriminator(recipe, parent, network)

@@ -25,8 +25,8 @@ def run() -> None:
         if not np.isfinite(samples.scores).all():
             raise UserError(f"{PROPERTY_CNN}: reads no number from some images; train it again (train_property_cnn)")
         save_npz(SAMPLES, z=samples.z, w=samples.w, scores=samples.scores)
-        # Seven columns, or eight with the hairstyle.
-        scores = dict(zip(ALL_PROPERTY_NAMES, samples.scores.T.astype(np.float64), strict=False))
+        names = ALL_PROPERTY_NAMES[: samples.scores.shape[1]]  # a network of 7 outputs reads no hairstyle
+        scores = dict(zip(names, samples.scores.T.astype(np.float64), strict=True))
         save_figure(PLOT.format("sample"), histograms(scores))
         spread = {name: {"mean": float(column.mean()), "std": float(column.std())} for name, column in scores.items()}
         write_json(METRICS.format("sample"), {"n_samples": len(z), "scores": spread})

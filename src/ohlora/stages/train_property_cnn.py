@@ -1,4 +1,4 @@
-"""Stage train_property_cnn: a network that reads the seven properties from a whole image, trained on the scores."""
+"""Stage train_property_cnn: a network that reads the eight properties from a whole image, trained on the scores."""
 
 import math
 
@@ -11,7 +11,7 @@ from ohlora.files import ImageZip, read_csv, save_tensors, write_csv, write_json
 from ohlora.labels import kept_ids
 from ohlora.networks.cnn import PropertyCNN
 from ohlora.plots import save_figure, scatters
-from ohlora.properties import PROPERTY_NAMES
+from ohlora.properties import ALL_PROPERTY_NAMES
 from ohlora.property_training import EVALUATION_BATCH, compare, predict, train
 from ohlora.stages import Stage
 from ohlora.stages.curves import epoch_log
@@ -32,14 +32,14 @@ def run() -> None:
     """Writes the network, its scores of all images that the filter keeps, and how they compare with those it learnt."""
     with Stage("train_property_cnn", "seed", "train_property_cnn") as stage, ImageZip(IMAGES) as archive:
         params = stage.params.train_property_cnn
-        scores = read_csv(SCORES_V2, {"id": int, **dict.fromkeys(PROPERTY_NAMES, float)}, missing=True)
+        scores = read_csv(SCORES_V2, {"id": int, **dict.fromkeys(ALL_PROPERTY_NAMES, float)}, missing=True)
         if scores.empty:
             raise UserError(f"{SCORES_V2}: no row in it; run stage score again")
-        ids, targets = scores["id"].to_numpy(), scores[list(PROPERTY_NAMES)].to_numpy()
+        ids, targets = scores["id"].to_numpy(), scores[list(ALL_PROPERTY_NAMES)].to_numpy()
         kept = kept_ids(FILTER)
         images = archive.tensor(ids)
         with seeded(stage.seed, "train_property_cnn", "weights"):
-            model = PropertyCNN(resolution=images.shape[-1], outputs=len(PROPERTY_NAMES)).to(stage.device)
+            model = PropertyCNN(resolution=images.shape[-1], outputs=len(ALL_PROPERTY_NAMES)).to(stage.device)
         schedule = Schedule(params.epochs, params.patience, params.learning_rate, params.batch_size, stage.bf16)
         with epoch_log("train_property_cnn") as log:
             fitted, valid = train(
@@ -57,7 +57,7 @@ def run() -> None:
         save_tensors(PROPERTY_CNN, model.state_dict(), {"architecture": "PropertyCNN"})
         write_csv(COMPARISON, comparison)
         write_csv(SCORES_CNN, score_images(model, archive, kept, stage.device))
-        pairs = {name: (targets[:, i], predicted[:, i]) for i, name in enumerate(PROPERTY_NAMES)}
+        pairs = {name: (targets[:, i], predicted[:, i]) for i, name in enumerate(ALL_PROPERTY_NAMES)}
         save_figure(PLOT.format("property_cnn"), scatters(pairs, "score", "network"))
         write_json(METRICS.format("train_property_cnn"), summary(fitted, comparison, len(ids)))
 
@@ -66,4 +66,4 @@ def score_images(model: PropertyCNN, archive: ImageZip, ids: np.ndarray, device:
     """The network's scores of images: of all that the filter keeps, also of those without a detected face."""
     batches = (archive.tensor(ids[start : start + EVALUATION_BATCH]) for start in range(0, len(ids), EVALUATION_BATCH))
     columns = predict(model, batches, device).astype(np.float64).T
-    return pd.DataFrame({"id": ids, **dict(zip(PROPERTY_NAMES, columns, strict=True))})
+    return pd.DataFrame({"id": ids, **dict(zip(ALL_PROPERTY_NAMES, columns, strict=True))})

@@ -9,7 +9,7 @@ from ohlora.errors import UserError
 from ohlora.files import load_npz, read_csv, save_npz, write_json
 from ohlora.params import Params, Tsne
 from ohlora.plots import save_figure
-from ohlora.properties import BY_NAME, EXPRESSIONS
+from ohlora.properties import EXPRESSIONS, columns
 from ohlora.rng import stream
 from ohlora.stages import Stage
 from ohlora.stages.paths import METRICS, PLOT, SAMPLES, SCORES_CNN, VECTORS
@@ -67,9 +67,9 @@ def summary(directions: Directions, sizes: np.ndarray) -> dict[str, object]:
 def search(params: Params, latents: np.ndarray, scores: np.ndarray) -> tuple[Directions, list[Task], np.ndarray]:
     """The directions, the SVMs' tasks, and the sizes of the groups."""
     grouping = list(params.vectors.groups)
+    split_by, expressions = (scores[:, columns(chosen, scores.shape[1])] for chosen in (grouping, EXPRESSIONS))
     medians, names = medians_of(grouping), group_names(len(grouping))
-    groups = assign_groups(scores[:, [BY_NAME[name].index for name in grouping]], medians)
-    expressions = scores[:, [BY_NAME[name].index for name in EXPRESSIONS]]
+    groups = assign_groups(split_by, medians)
     tasks = make_tasks(groups, names, expressions, EXPRESSIONS, params.k_percent)
     settings = SvmSettings(**params.vectors.svm.model_dump(), seed=params.seed)
     sizes = np.bincount(groups[groups >= 0], minlength=len(names))
