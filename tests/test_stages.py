@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import ROOT
 from pipeline import module, outputs, stages
 from ruamel.yaml import YAML
 
@@ -194,10 +195,10 @@ def test_tables_and_metrics_have_all_eight_properties() -> None:
 @pytest.mark.usefixtures("world")
 def test_pictures_show_all_eight_properties(monkeypatch: pytest.MonkeyPatch, stage: str, picture: str) -> None:
     titles: dict[str, list[str]] = {}
-    module = importlib.import_module(f"ohlora.stages.{stage}")
+    code = importlib.import_module(f"ohlora.stages.{stage}")
     untrained = Fitted([{"loss": 1.0}], 0), np.arange(5)
-    monkeypatch.setattr(module, "train", lambda model, *_, **__: model.eval() and untrained, raising=False)
-    monkeypatch.setattr(module, "save_figure", lambda path, f: titles.update({path: [a.get_title() for a in f.axes]}))
+    monkeypatch.setattr(code, "train", lambda model, *_, **__: model.eval() and untrained, raising=False)
+    monkeypatch.setattr(code, "save_figure", lambda path, f: titles.update({path: [a.get_title() for a in f.axes]}))
     run(stage)
     assert [title.split(":")[0] for title in titles[PLOT.format(picture)]] == list(ALL_PROPERTY_NAMES)
 
