@@ -111,7 +111,7 @@ def in_order(values: Mapping[str, Any], order: Sequence[str] = ALL_PROPERTY_NAME
 # ---------------------------------------------------------------- tables
 
 
-def counts_table(metrics: Metrics) -> Table:
+def counts_table(metrics: Metrics, params: Mapping[str, Any]) -> Table:
     """How many images, samples and cases pass each stage."""
     images, faces = metrics["filter"]["images"], metrics["score"]["faces"]
     kept, passed = metrics["filter"]["kept"], metrics["test_vectors"]["passed"]["count"]
@@ -122,7 +122,7 @@ def counts_table(metrics: Metrics) -> Table:
         ("labelled", labelled, percent(labelled / images)),
         ("kept by the filter", kept, percent(kept / images)),
         ("scored faces", faces, percent(faces / images)),
-        ("samples of the search", metrics["sample"]["n_samples"], ""),
+        (f"samples of the search, generator {params['vectors']['generator']}", metrics["sample"]["n_samples"], ""),
         ("test cases", cases, percent(1.0)),
         ("passed", passed, percent(passed / cases)),
     ]
@@ -213,7 +213,7 @@ def judge_readings_table(metrics: Metrics) -> Table:
 def tables(metrics: Metrics, params: Mapping[str, Any]) -> dict[str, Table]:
     """All tables, in the order of the stages."""
     return {
-        "counts": counts_table(metrics),
+        "counts": counts_table(metrics, params),
         "filter": filter_table(metrics),
         "judge": judge_table(metrics),
         "cnn": cnn_table(metrics),

@@ -21,7 +21,8 @@ STAGES = (
     "test_vectors",
 )
 UPSTREAM = ("seed", "k_percent", "n_samples", "synthesize", "label", "train_filter", "filter", "segment", "score")
-SECTIONS = (*UPSTREAM, "train_property_cnn", "sample", "vectors", "test_vectors", "report")
+FINETUNE = ("filter_v1", "finetune")
+SECTIONS = (*UPSTREAM, *FINETUNE, "train_property_cnn", "sample", "vectors", "test_vectors", "report")
 
 
 def face_sections(tables: dict[str, Table]) -> list[Section]:
@@ -97,7 +98,7 @@ def sections_of(tables: dict[str, Table], params: Params) -> list[Section]:
     """All parts of the page; the edited faces come first."""
     strips = params.test_vectors.n_strips > 0
     best = Picture(PLOT.format("test_vectors/best"), "Best cases: each row moves one property by the weight above")
-    values = [row for row in report.flatten(params.model_dump()) if not row[0].startswith("runtime.")]
+    values = [row for row in report.flatten(params.model_dump()) if row[0].partition(".")[0] in SECTIONS]
     first = Section("Edited faces", "One latent a block; the middle column is the face as it was.", pictures=[best])
     last = Section("Parameters", "Everything that was set.", [Table("params.yaml", ("parameter", "value"), values)])
     return [*([first] if strips else []), *face_sections(tables), *vector_sections(tables, strips), last]
