@@ -289,12 +289,12 @@ def test_thresholds_that_keep_nothing_are_named() -> None:
         filter_table(np.array([0]), labels, scores, LIMITS)
 
 
-def test_extremes_are_the_best_the_worst_and_of_the_others_the_nearest_to_the_threshold() -> None:
+def test_extremes_are_the_highest_the_lowest_and_of_the_others_the_nearest_to_the_threshold() -> None:
     scores = np.array([0.1, 0.85, 0.5, 0.72, 0.3, 0.66, 0.74, 0.2])
     chosen = extremes(scores, 0.7, 2)
     assert {name: indices.tolist() for name, indices in chosen.items()} == {
-        "best": [1, 6],
+        "highest": [1, 6],
         "borderline": [3, 5],
-        "worst": [0, 7],
+        "lowest": [0, 7],
     }
     assert {len(indices) for indices in extremes(scores, 0.7, 4).values()} == {4, 0}

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from ohlora.files import ImageZip, write_images
 from ohlora.finetune import networks
 from ohlora.finetune.data import TrainingSet, labelled_ids, load
 from ohlora.finetune.engine import FineTuner
-from ohlora.finetune.methods import Adversarial, Settings, draw_w
+from ohlora.finetune.methods import Adversarial, Settings
 from ohlora.finetune.networks import Parent
 from ohlora.finetune.recipes import (
     EVERYTHING,
@@ -34,6 +35,7 @@ from ohlora.networks.cnn import PropertyCNN, PropertyDiscriminator
 from ohlora.networks.stylegan import Discriminator, Generator
 from ohlora.properties import EXPRESSIONS
 from ohlora.rng import torch_seed
+from ohlora.sampling import draw_w
 from ohlora.weights import load_discriminator, load_generator
 
 # SPEC section 7, in names of resolution 256.
@@ -341,16 +343,21 @@ def table(path: Path, columns: list[str], rows: dict[int, list[str]]) -> Path:
     return path
 
 
+def kept(folder: Path, ids: Iterable[int]) -> Path:
+    chosen = set(ids)
+    return table(folder / "filter.csv", ["kept"], {i: [str(int(i in chosen))] for i in range(10)})
+
+
 def test_labels_are_joined_by_id(tmp_path: Path, archive: ImageZip) -> None:
     path = table(
         tmp_path / "scores.csv",
         ["pose", "mouth", "eyes"],
         {7: ["1", "2", "3"], 2: ["4", "5", "6"], 3: ["", "8", "9"], 5: ["1", "1", "1"]},
     )
-    found = load(RECIPES["v4"], archive, np.array([2, 3, 7]), path, 2, 16)
+    found = load(RECIPES["v4"], archive, kept(tmp_path, [2, 3, 7]), path, 2, 16)
     assert found.labels.tolist() == [[6, 5, 4], [3, 2, 1]]  # ids 2 and 7: 5 is not kept, 3 has no pose
     assert found.images[:, 0, 0, 0].tolist() == [2, 7]
-    zeros = load(RECIPES["v8"], archive, np.array([1, 4]), None, 2, 16)
+    zeros = load(RECIPES["v8"], archive, kept(tmp_path, [1, 4]), None, 2, 16)
     assert zeros.labels.shape == (2, 7) and not zeros.labels.any()
 
 
@@ -368,12 +375,12 @@ def test_bad_tables_are_one_line_errors(tmp_path: Path, archive: ImageZip) -> No
     unknown = table(tmp_path / "unknown.csv", list(EXPRESSIONS), {1: ["1", "2", "3"], 12: ["1", "2", "3"]})
     with pytest.raises(UserError, match=r"unknown\.csv: id 12 belongs to no image of .*images\.zip"):
         labelled_ids(archive, ids, unknown, EXPRESSIONS)
-    with pytest.raises(UserError, match=r"images\.zip: 2 filtered images .*fewer than finetune\.batch_size = 16"):
-        load(RECIPES["v8"], archive, ids[:2], None, 16, 16)
+    with pytest.raises(UserError, match=r"filter\.csv: keeps 2 images for recipe v8, fewer .*batch_size = 16"):
+        load(RECIPES["v8"], archive, kept(tmp_path, ids[:2]), None, 16, 16)
     with pytest.raises(UserError, match="images of 16x16 pixels, the parent's are 128x128"):
-        load(RECIPES["v8"], archive, ids, None, 4, 128)
-    with pytest.raises(UserError, match="0 filtered images"):
-        load(RECIPES["v8"], archive, ids[:0], None, 4, 16)
+        load(RECIPES["v8"], archive, kept(tmp_path, ids), None, 4, 128)
+    with pytest.raises(UserError, match=r"filter\.csv.*no image is kept"):
+        load(RECIPES["v8"], archive, kept(tmp_path, ids[:0]), None, 4, 16)
 
 
 def test_bad_parameters_are_one_line_errors() -> None:

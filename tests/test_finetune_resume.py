@@ -125,13 +125,25 @@ def test_a_damaged_checkpoint_is_one_line_and_stays(tmp_path: Path, content: byt
 
 
 def test_losses_that_are_not_finite_leave_the_last_checkpoint(tmp_path: Path) -> None:
-    def spoil(made: FineTuner) -> dict[str, float]:
-        if made.epoch == 2:
-            made.method.networks["discriminator"].get_parameter("layer6.bias").data.fill_(float("nan"))
+    looked: list[int] = []
+
+    def look(made: FineTuner) -> dict[str, float]:
+        looked.append(made.epoch)
         return {}
 
+    made = tuner()
+    step = made.method.step
+
+    def spoiling(images: torch.Tensor, labels: torch.Tensor, number: int) -> dict[str, torch.Tensor | float]:
+        values = step(images, labels, number)
+        if number == 5:  # the last of epoch 2
+            made.method.networks["discriminator"].get_parameter("layer6.bias").data.fill_(float("nan"))
+        return values
+
+    made.method.step = spoiling  # type: ignore[method-assign]
     with pytest.raises(UserError, match=r"weights of the discriminator are not finite; .*checkpoint.pt holds the last"):
-        run(tmp_path, look=spoil)
+        run(tmp_path, made, look=look)
+    assert looked == [1]  # what is broken is not measured
     assert torch.load(tmp_path / "checkpoint.pt")["state"]["step"] == 3
     assert same(weights(run(tmp_path)), weights(run(tmp_path / "whole")))
 

@@ -111,7 +111,9 @@ def test_bad_input_is_one_line_and_nothing_is_overwritten(stage: Stage, inputs: 
     assert "finetune.v1.epochs = 0" in stage("v1", **{"v1.epochs": 0})
     assert "finetune.v1.epochs = -2" in stage("v1", **{"v1.epochs": -2})
     assert "finetune.v1.rate_factor = 0" in stage("v1", **{"v1.rate_factor": 0})
-    assert "16 filtered images with labels, fewer than finetune.batch_size = 32" in stage("v1", batch_size=32)
+    assert "filter.csv: keeps 16 images for recipe v1, fewer than finetune.batch_size = 32" in stage(
+        "v1", batch_size=32, n_test_images=32
+    )
     table = Path(paths.SCORES_V1)
     content = table.read_text()
     table.write_text(content.replace("eyes", "ears"))

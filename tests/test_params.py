@@ -42,6 +42,7 @@ REFUSED = [
     ("vectors.groups", [], "at least 1"),
     ("vectors.generator", "v2", "base, v1, v8, v9"),
     ("finetune.v9.epochs", 0, "from 1"),
+    ("finetune.batch_size", 512, "at least finetune.batch_size, 512"),
     ("finetune.v1.rate_factor", 0, "above 0"),
     ("filter_v1.age_max", 2, "to 1"),
     ("synthesize.n_images_v1", 10, "from 20"),

@@ -10,6 +10,7 @@ import pytest
 from conftest import ROOT
 from pipeline import STAGES, module, names
 
+from ohlora.finetune.engine import CODE
 from ohlora.params import Params
 
 # What every stage uses, or what only checks and finds files: a change there must not make the pipeline run again.
@@ -49,11 +50,16 @@ def test_stage_depends_on_the_modules_it_imports(stage: str) -> None:
     assert needed(stage) - set(STAGES[stage]["deps"]) == set()
 
 
+def inside(path: str, made: set[str]) -> bool:
+    """Whether a path is made, or lies in a folder that is."""
+    return any(parent.as_posix() in made for parent in (Path(path), *Path(path).parents))
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_dependencies_exist_or_are_made(stage: str) -> None:
     made = {path for other in STAGES.values() for path in names(other.get("outs", []) + other.get("metrics", []))}
     needed = [path.replace("${vectors.generator}", "v9") for path in STAGES[stage]["deps"]]
-    absent = [path for path in needed if not path.startswith(tuple(made)) and not (ROOT / path).exists()]
+    absent = [path for path in needed if not inside(path, made) and not (ROOT / path).exists()]
     assert absent == []
 
 
@@ -70,6 +76,12 @@ def test_stage_runs_its_module(stage: str) -> None:
     name, *of = module(stage)
     assert STAGES[stage]["cmd"] == " ".join(["python -m ohlora", name, *of])
     inspect.signature(importlib.import_module(f"ohlora.stages.{name}").run).bind(*of)
+
+
+def test_code_that_starts_a_fine_tuning_afresh_is_what_its_stage_depends_on() -> None:
+    root = ROOT / "src" / "ohlora"
+    marked = {path.relative_to(ROOT).as_posix() for pattern in CODE for path in root.glob(pattern)}
+    assert {path for path in STAGES["finetune_v1"]["deps"] if path.startswith("src/")} <= marked
 
 
 def test_share_of_extremes_runs_the_search_and_what_follows_only() -> None:

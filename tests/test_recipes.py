@@ -7,7 +7,7 @@ import pytest
 from conftest import WriteParams
 
 from ohlora.errors import UserError
-from ohlora.files import save_npz, write_json
+from ohlora.files import read_json, save_npz, write_json
 from ohlora.finetune.measures import GenerationTest
 from ohlora.finetune.recipes import RECIPES
 from ohlora.plots import save_image
@@ -51,6 +51,10 @@ def test_table_has_a_line_for_every_recipe(
     assert [line.split(" | ")[0] for line in lines[4:12]] == ["| base", *(f"| {name}" for name in RECIPES)]
     assert lines[4].count("71.6 (69–74) / 71.6 (69–74)") == 4
     assert "| 0.50, 0.50, 0.50 | 0.50, 0.50, 0.50 | 4 | 3 | 2.5 |" in next(line for line in lines if "| v3 " in line)
+    numbers = read_json(METRICS.format("recipes"))
+    assert (
+        numbers["v3"]["corr_pose"] == 0.5 and numbers["v9"]["age_judge"] == 0.716 and "corr_pose" not in numbers["v9"]
+    )
     Path(PLOT.format("measure_v9")).write_bytes(b"cut")
     with pytest.raises(UserError, match=r"measure_v9\.png: truncated, damaged or not a picture"):
         recipes.run()

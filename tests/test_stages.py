@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
-from pipeline import module, outputs, stages
+from pipeline import STAGES, module, outputs, stages
 from ruamel.yaml import YAML
 
 from ohlora.errors import UserError
@@ -26,14 +26,12 @@ from ohlora.files import ImageZip, load_npz, read_json
 from ohlora.properties import ALL_PROPERTY_NAMES
 from ohlora.stages import Stage
 from ohlora.stages.paths import (
+    BASE,
     CASES,
     COMPARISON,
     DETECTIONS,
     FILTER,
-    HUMAN_LABELS,
     IMAGES,
-    LABELS,
-    LATENTS,
     MAPS,
     METRICS,
     PLOT,
@@ -48,6 +46,7 @@ from ohlora.stages.paths import (
 from ohlora.training import Fitted
 from ohlora.weights import load_property_cnn
 
+HUMAN_LABELS, LABELS, LATENTS = BASE.human_labels, BASE.labels, BASE.latents
 N_IMAGES, N_LABELS = 48, 24
 FACES, SEARCH = (list(part) for part in np.split(list(stages("dvc.yaml")), [list(stages("dvc.yaml")).index("sample")]))
 ADOPTED = ["finetune_v1", "synthesize_v1", "label_v1", "train_filter_v1", "filter_v1", "finetune_v9"]
@@ -100,7 +99,15 @@ def run(stage: str) -> None:
 def finished(tmp_path_factory: pytest.TempPathFactory, default_params: dict[str, Any]) -> Iterator[Path]:
     """A folder in which all stages have run once."""
     folder = tmp_path_factory.mktemp("pipeline")
+    enter = Stage.__enter__
+
+    def watched(stage: Stage) -> Stage:
+        # A change of any of them while the stage runs is an error: it must watch what DVC watches, and nothing else.
+        assert set(stage._sections) == set(STAGES[stage.name].get("params", [])), stage.name
+        return enter(stage)
+
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Stage, "__enter__", watched)
         patch.chdir(folder)
         prepare(folder, merge(default_params, SETTINGS))
         for stage in CHAIN:
@@ -338,6 +345,23 @@ def test_thresholds_that_keep_no_image_are_named() -> None:
     labels.to_csv(LABELS, index=False)
     change(filter={"gender_min": 1.0, "quality_min": 1.0})
     refused("filter", "filter.gender_min = 1", "no image")
+
+
+@pytest.mark.usefixtures("world")
+def test_thresholds_of_v1_have_their_own_parameters_and_directions() -> None:
+    change(filter_v1={"age_max": 0.0, "glass_max": 0.0})
+    refused("filter_v1", "filter_v1.gender_min = 0, ", "filter_v1.age_max = 0, filter_v1.glass_max = 0: no image")
+    change(filter_v1={"age_max": 1.0, "glass_max": 1.0}, filter={"gender_min": 1.0, "quality_min": 1.0})
+    run("filter_v1")
+    table = pd.read_csv(V1.filter)
+    assert table["kept"].sum() == N_IMAGES - N_LABELS
+    assert set(table["reason"].dropna()) == {"has labels"}
+
+
+@pytest.mark.usefixtures("world")
+def test_all_images_labelled_leaves_none_to_learn_from() -> None:
+    change(label={"n_labels": N_IMAGES})
+    refused("label_v1", f"label.n_labels = {N_IMAGES}: allowed is less than synthesize.n_images_v1, {N_IMAGES}")
 
 
 @pytest.mark.usefixtures("world")

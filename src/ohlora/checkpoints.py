@@ -61,7 +61,7 @@ class Checkpoint:
         if not self.path.exists():
             return None
         try:
-            content = torch.load(self.path, map_location=self.device, weights_only=True)
+            content = torch.load(self.path, map_location="cpu", weights_only=True)
         except (RuntimeError, EOFError, pickle.UnpicklingError):
             raise UserError(f"{self.path}: damaged or not a checkpoint; remove it to start afresh") from None
         if content["mark"] == self.mark:
@@ -80,6 +80,11 @@ class Checkpoint:
             with atomic(self.path) as temporary:
                 torch.save({"mark": self.mark, "state": dict(state)}, temporary)
         self._saved = time.monotonic()
+
+    def forget(self) -> None:
+        """Removes what was saved: a training that starts afresh replaces it, and its other files, in any case."""
+        if distributed.rank() == 0:
+            self.path.unlink(missing_ok=True)
 
     def due(self) -> bool:
         """Whether `every` seconds have passed since the last checkpoint."""

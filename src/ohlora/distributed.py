@@ -10,16 +10,23 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ohlora.runtime import reuse_memory
+from ohlora.runtime import pick_device, reuse_memory
 
 
-def start() -> torch.device:
-    """Join the processes that torchrun started, if it did. Returns this process's device."""
+def start(name: str = "auto") -> torch.device:
+    """Join the processes that torchrun started, if it did.
+
+    Args:
+        name: auto (this process's GPU if there is one), cpu or cuda.
+
+    Returns:
+        This process's device.
+    """
     reuse_memory()
-    cuda = torch.cuda.is_available()
+    device = pick_device(name)
     if "WORLD_SIZE" in os.environ and not dist.is_initialized():
-        dist.init_process_group("nccl" if cuda else "gloo")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if device.type == "cuda" else device
 
 
 def rank() -> int:

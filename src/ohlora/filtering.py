@@ -60,8 +60,8 @@ def make_folds(labels: np.ndarray, count: int, stratified: bool, seed: int, attr
     if rarest < count:
         value = 1 - present[0] if len(present) < 2 else present[sizes.argmin()]
         raise UserError(
-            f"label.n_labels = {len(labels)}: only {rarest} images have {attribute} = {value}, "
-            f"needed are train_filter.folds = {count}; label more images"
+            f"only {rarest} of {len(labels)} labelled images have {attribute} = {value}, "
+            f"needed are train_filter.folds = {count}; raise label.n_labels or change label.{attribute}_min"
         )
     splitter = (StratifiedKFold if stratified else KFold)(
         count, shuffle=True, random_state=int(stream(seed, "folds", attribute).integers(2**32))
@@ -111,7 +111,7 @@ def train_ensemble(
     initial: Ensemble | None = None,
     on_epoch: OnEpoch = lambda fold, metrics: None,
 ) -> tuple[Ensemble, list[Fitted], list[int]]:
-    """Trains one network for each fold; a fold whose best validation loss is too high starts again from scratch.
+    """Trains one network for each fold; a fold whose best validation loss is too high starts again.
 
     Args:
         attribute: a name of NETWORKS.
@@ -267,15 +267,16 @@ def filter_table(
     table["kept"] = (reasons == "").astype(int)
     table["reason"] = [reason.strip() for reason in reasons]
     if not table["kept"].any():
-        ranges = ", ".join(f"{name} {table[name].min():.4f} to {table[name].max():.4f}" for name in limits)
+        rows = table[~labelled] if unlabelled_only else table
+        ranges = ", ".join(f"{name} {rows[name].min():.4f} to {rows[name].max():.4f}" for name in limits)
         wanted = ", ".join(f"{limit.parameter} = {limit.value:g}" for limit in limits.values())
         raise UserError(f"{wanted}: no image is left; the scores are {ranges}")
     return table
 
 
 def extremes(scores: np.ndarray, threshold: float, count: int) -> dict[str, np.ndarray]:
-    """Indices of the `count` best and worst scores, and of all others the `count` nearest to the threshold."""
+    """Indices of the `count` highest and lowest scores, and of all others the `count` nearest to the threshold."""
     order = np.argsort(-scores, kind="stable")
     others = order[count : max(count, len(order) - count)]
     near = others[np.argsort(np.abs(scores[others] - threshold), kind="stable")]
-    return {"best": order[:count], "borderline": near[:count], "worst": order[::-1][:count]}
+    return {"highest": order[:count], "borderline": near[:count], "lowest": order[::-1][:count]}

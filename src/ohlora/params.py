@@ -52,7 +52,7 @@ class Runtime(Section):
 
 
 class Synthesize(Section):
-    """The first face images."""
+    """Face images of the base generator and of FineTune-v1."""
 
     n_images: int = Field(ge=20, le=1_000_000, description="face images of the base generator")
     n_images_v1: int = Field(ge=20, le=1_000_000, description="face images of FineTune-v1")
@@ -75,6 +75,11 @@ class Attribute(Section):
     """Training of one attribute's folds."""
 
     max_valid_loss: float = Field(gt=0, le=10, description="validation loss above which a fold has failed, nats")
+
+
+class BaseAttribute(Attribute):
+    """The same for an attribute that the base's images are filtered by."""
+
     stratified: bool
 
 
@@ -87,8 +92,8 @@ class TrainFilter(Section):
     learning_rate: LearningRate
     batch_size: TrainBatchSize
     tries: int = Field(ge=1, le=20, description="trainings of a fold before its failure ends the stage")
-    gender: Attribute
-    quality: Attribute
+    gender: BaseAttribute
+    quality: BaseAttribute
     age: Attribute
     glass: Attribute
 
@@ -162,7 +167,7 @@ class FineTune(Section):
 class Measure(Section):
     """Rates of fresh images of a generator."""
 
-    n_images: int = Field(ge=16, le=1_000_000, description="fresh images")
+    n_images: int = Field(ge=16, le=100_000, description="fresh images")
 
 
 class Render(Section):
@@ -268,12 +273,16 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Params":
-        for name in ("n_images", "n_images_v1"):
-            count = getattr(self.synthesize, name)
-            if self.label.n_labels > count:
-                raise ValueError(
-                    f"label.n_labels = {self.label.n_labels}: allowed is at most synthesize.{name}, {count}"
-                )
+        if self.label.n_labels > self.synthesize.n_images:
+            raise ValueError(
+                f"label.n_labels = {self.label.n_labels}: "
+                f"allowed is at most synthesize.n_images, {self.synthesize.n_images}"
+            )
+        if self.finetune.n_test_images < self.finetune.batch_size:
+            raise ValueError(
+                f"finetune.n_test_images = {self.finetune.n_test_images}: "
+                f"allowed is at least finetune.batch_size, {self.finetune.batch_size}"
+            )
         if self.label.n_labels < 2 * self.train_filter.folds:
             raise ValueError(
                 f"train_filter.folds = {self.train_filter.folds}: "

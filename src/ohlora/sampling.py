@@ -1,4 +1,4 @@
-"""Latents to images to property scores in memory: the samples of the vector search and the images of its test."""
+"""Latents to images to scores in memory: samples of the vector search, images of its test and of the fine-tuned."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ohlora.networks.stylegan import Generator, to_uint8
+from ohlora.rng import standard_normal
 
 # Matrix products and convolutions round differently at other batch sizes, and one rounding to 8 bits turned round moves
 # a score by 1e-3. So the generator always sees the same number of latents; small ones also stay in the cache.
 MAPPING_CHUNK = 4096
 SYNTHESIS_CHUNK = 8
+CENTRE_LATENTS = 32  # z whose mean w is the centre of a label
 
 Precision = Literal["fp32", "bf16"]
 T = TypeVar("T")
@@ -41,6 +43,21 @@ def neutral_label(generator: Generator, count: int, device: torch.device | str) 
     """Labels (count, L) of zeros, the mean scores, for a generator with label inputs; None for one without."""
     size = generator.mapping.label_size
     return torch.zeros(count, size, device=device) if size else None
+
+
+def draw_w(generator: Generator, z: Tensor, label: Tensor | None, psi: float = 1.0) -> Tensor:
+    """w (N, w_dim) of latents, pulled towards the mean w of the same label if there is one and psi is below 1.
+
+    The mean is that of CENTRE_LATENTS fixed z, without gradients (conditional truncation, Dobler et al. 2022).
+    """
+    w = generator.mapping(z, label)["w"]
+    if psi >= 1.0 or label is None:
+        return w
+    bank = torch.from_numpy(standard_normal(0, "centre", (CENTRE_LATENTS, z.shape[1]))).to(z.device)
+    with torch.no_grad():
+        every = generator.mapping(bank.repeat(len(label), 1), label.repeat_interleave(len(bank), dim=0))["w"]
+        centre = every.view(len(label), len(bank), -1).mean(dim=1)
+    return centre + psi * (w - centre)
 
 
 @torch.inference_mode()
@@ -88,7 +105,7 @@ def read_images(
     One small batch shared by two cores took 1.6 times as long, and its rounding depended on the number of cores.
 
     Args:
-        generator: in eval mode and on `device`.
+        generator: on `device`.
         w: float32 (N, w_dim).
         reader: what to make of a batch, float32 (n, 3, R, R) on `device` with 256 levels within [-1, 1].
         batch_size: images at once, rounded up to a multiple of 8; it does not change them.

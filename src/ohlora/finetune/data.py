@@ -11,6 +11,7 @@ from torch import Tensor
 from ohlora.errors import UserError
 from ohlora.files import ImageZip, read_csv
 from ohlora.finetune.recipes import Recipe
+from ohlora.labels import kept_ids
 from ohlora.rng import stream
 
 
@@ -78,14 +79,14 @@ def labelled_ids(archive: ImageZip, ids: np.ndarray, table: str | Path, names: t
 
 
 def load(
-    recipe: Recipe, archive: ImageZip, ids: np.ndarray, table: str | Path | None, batch_size: int, resolution: int
+    recipe: Recipe, archive: ImageZip, kept: str | Path, table: str | Path | None, batch_size: int, resolution: int
 ) -> TrainingSet:
     """The training set of a recipe.
 
     Args:
         recipe: says which labels, or that they are zero.
         archive: all images.
-        ids: (N,) those that passed the filter.
+        kept: the table of the filter, which says which images count.
         table: the labels; not needed for zeros.
         batch_size: the set must fill at least one batch.
         resolution: the networks'.
@@ -93,6 +94,7 @@ def load(
     Raises:
         UserError: too few images, images of another size, or a table that does not fit.
     """
+    ids = kept_ids(kept)
     labels = np.zeros((len(ids), len(recipe.labels)), np.float32)
     if recipe.label_source != "zeros":
         if table is None:
@@ -100,8 +102,8 @@ def load(
         ids, labels = labelled_ids(archive, ids, table, recipe.labels)
     if len(ids) < batch_size:
         raise UserError(
-            f"{archive.path}: {len(ids)} filtered images with labels, fewer than finetune.batch_size = {batch_size}; "
-            "make more images, or lower the thresholds of the filter or the batch size"
+            f"{kept}: keeps {len(ids)} images for recipe {recipe.name}, fewer than finetune.batch_size = {batch_size}; "
+            "make more images, loosen the thresholds of the filter or lower the batch size"
         )
     images = archive.tensor(ids)
     if images.ndim != 4 or tuple(images.shape[1:]) != (3, resolution, resolution):

@@ -20,15 +20,11 @@ from ohlora.rng import torch_seed
 
 GPU_LOOKS = 50  # batches between two looks at the losses on a GPU, which has to wait for each
 
-# What a training's numbers depend on, beside this package.
+# The code that a training and its tests run through; a test compares it with finetune/dvc.yaml.
 CODE = (
-    "gan/losses.py",
-    "networks/*.py",
-    "checkpoints.py",
-    "distributed.py",
-    "properties.py",
-    "rng.py",
-    "finetune/*.py",
+    *("finetune/*.py", "gan/losses.py", "networks/*.py", "checkpoints.py", "distributed.py", "filtering.py"),
+    *("labels.py", "plots.py", "properties.py", "responses.py", "rng.py", "sampling.py", "training.py"),
+    *("stages/curves.py", "stages/finetune.py"),
 )
 
 Look = Callable[["FineTuner"], dict[str, float]]
@@ -122,7 +118,9 @@ class FineTuner:
         """
         with opened(folder, mark, self.method.device, every) as checkpoint:
             state = checkpoint.load()
-            if state is not None:
+            if state is None:
+                checkpoint.forget()
+            else:
                 self.load(state)
                 self._say(f"{checkpoint.path}: goes on after {self._place()}")
             self._logged = log if distributed.rank() == 0 else lambda prefix, row: None
@@ -151,10 +149,13 @@ class FineTuner:
     def _train(self, look: Look, test: Look | None, checkpoint: Checkpoint) -> None:
         self._step()
         ended = self.step % self.per_epoch == 0
-        if ended or self.method.device.type == "cpu" or self.step % GPU_LOOKS == 0:
-            self._check(checkpoint)
         every = self.method.recipe.test_every
-        if test is not None and every and self.step % every == 0:
+        tested = test is not None and every > 0 and self.step % every == 0
+        if ended or tested:
+            self._check_weights(checkpoint)
+        if ended or tested or self.method.device.type == "cpu" or self.step % GPU_LOOKS == 0:
+            self._check(checkpoint)
+        if test is not None and tested:
             self.tests.append({"step": float(self.step), **self._looked(test)})
             self._logged("test/", self.tests[-1])
         if ended:
@@ -197,11 +198,15 @@ class FineTuner:
         if distributed.rank() == 0:
             tqdm.write(text)
 
-    def _save(self, checkpoint: Checkpoint) -> None:
-        self._check(checkpoint)
+    def _check_weights(self, checkpoint: Checkpoint) -> None:
+        """Raises UserError if a weight is not finite."""
         for name, network in self.method.networks.items():
             if not all(bool(value.isfinite().all()) for value in network.state_dict().values()):
                 raise self._not_finite(f"weights of the {name} are not finite", checkpoint)
+
+    def _save(self, checkpoint: Checkpoint) -> None:
+        self._check(checkpoint)
+        self._check_weights(checkpoint)
         now = time.monotonic()
         self.seconds, self._began = self.seconds + now - self._began, now
         checkpoint.save(self.state())
@@ -214,7 +219,8 @@ class FineTuner:
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Goes on from `state()`."""
-        self.step, self._sums = state["step"], dict(state["sums"])
+        self.step = state["step"]
+        self._sums = {name: value.to(self.method.device) for name, value in state["sums"].items()}
         self.history, self.tests = list(state["history"]), list(state["tests"])
         self.seconds = state["seconds"]
         self.method.load(state["method"])

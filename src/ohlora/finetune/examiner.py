@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ohlora import distributed
 from ohlora.files import save_npz, save_tensors
 from ohlora.finetune.engine import FineTuner
 from ohlora.finetune.measures import (
@@ -59,7 +60,7 @@ class Examiner:
         metrics = rates(images, self.readers)
         if "discriminator" in method.networks:
             discriminator, real = method.networks["discriminator"], tuner.data.images[chosen]
-            metrics["auroc"] = auroc(discriminator, real, images, labels, tuner.batch_size)
+            metrics["auroc"] = auroc(discriminator, real, images, labels, tuner.batch_size // distributed.size())
         pictures = list(images[:SHEET].permute(0, 2, 3, 1).numpy())
         save_image(self.sheets / f"epoch_{tuner.epoch:03d}.png", contact_sheet(pictures, columns=8))
         # Recipes that do not aim at the scores are tested once, at the end: the test draws as many images as an epoch.

@@ -8,11 +8,10 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from ohlora.finetune.methods import draw_w
 from ohlora.networks.stylegan import Generator, to_uint8
 from ohlora.properties import EXPRESSIONS, columns
 from ohlora.responses import correlations, weight_grid
-from ohlora.sampling import synthesise
+from ohlora.sampling import draw_w, synthesise
 
 TEST_LATENTS = 30
 ASKED = {"eyes": (-1.8, 1.8), "mouth": (-1.2, -0.6, 0.0, 0.8, 1.6), "pose": (-1.2, 0.0, 1.2, 2.4, 3.6)}
@@ -100,7 +99,7 @@ def generation_test(
 
 
 def judged(asked: np.ndarray, read: np.ndarray) -> GenerationTest:
-    """Correlation and mean absolute error of asked (M, 3) and read (N, M, 3) scores, and which z pass."""
+    """Correlation and mean absolute error of asked (M, 3) and read (N, M, 3) scores of each z."""
     corr = np.diagonal(correlations(asked, read), axis1=1, axis2=2)
     mae = np.abs(read - asked).mean(axis=1, dtype=np.float64)
     return GenerationTest(corr, mae)

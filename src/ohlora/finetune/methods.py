@@ -16,12 +16,13 @@ from ohlora.finetune.networks import Made
 from ohlora.finetune.recipes import Recipe
 from ohlora.gan.losses import discriminator_loss, generator_loss, r1_penalty
 from ohlora.networks.encoder import sampled
-from ohlora.networks.stylegan import Generator
+from ohlora.networks.stylegan import Discriminator, Generator
 from ohlora.properties import columns
 from ohlora.rng import standard_normal
+from ohlora.sampling import draw_w
 
 W_AVG_DECAY = 0.995
-CENTRE_LATENTS = 32  # z whose mean w is the centre of a label
+FULL = 0.0  # level of detail; reading the stored one would make a GPU wait
 FIXED_RATIO, FIXED_STEPS = 0.9, 50  # v2: share of the fixed latents, and batches between two of its powers
 VAE_WEIGHTS = {"properties": 1.0, "gender": 1.0, "mu": 0.2, "variance": 0.05}
 
@@ -140,24 +141,6 @@ class Method:
                 part.load_state_dict(state[kind][name])
 
 
-# ---------------------------------------------------------------- latents
-
-
-def draw_w(generator: Generator, z: Tensor, label: Tensor | None, psi: float = 1.0) -> Tensor:
-    """w (N, w_dim) of latents, pulled towards the mean w of the same label if there is one and psi is below 1.
-
-    The mean is that of CENTRE_LATENTS fixed z, without gradients (conditional truncation, Dobler et al. 2022).
-    """
-    w = generator.mapping(z, label)["w"]
-    if psi >= 1.0 or label is None:
-        return w
-    bank = torch.from_numpy(standard_normal(0, "centre", (CENTRE_LATENTS, z.shape[1]))).to(z.device)
-    with torch.no_grad():
-        every = generator.mapping(bank.repeat(len(label), 1), label.repeat_interleave(len(bank), dim=0))["w"]
-        centre = every.view(len(label), len(bank), -1).mean(dim=1)
-    return centre + psi * (w - centre)
-
-
 # ---------------------------------------------------------------- adversarial
 
 
@@ -189,21 +172,27 @@ class Adversarial(Method):
         """Images of new latents, as the recipe makes them in training."""
         z = torch.randn(len(labels), self.generator.mapping.z_dim, device=self.device)
         if self.recipe.truncation < 1.0:
-            return self.generator.synthesis(draw_w(self.generator, z, labels, self.recipe.truncation), noise="random")
+            w = draw_w(self.generator, z, labels, self.recipe.truncation)
+            return self.generator.synthesis(w, noise="random", lod=FULL)
         mixing = self.recipe.mixing
-        return self.generator(z, labels, noise="random", mixing_probability=mixing, w_avg_decay=W_AVG_DECAY)
+        return self.generator(z, labels, noise="random", lod=FULL, mixing_probability=mixing, w_avg_decay=W_AVG_DECAY)
+
+    def _logits(self, images: Tensor, labels: Tensor) -> Tensor:
+        discriminator = self.networks["discriminator"]
+        own = {"lod": FULL} if isinstance(discriminator, Discriminator) else {}
+        return discriminator(images, labels, **own)
 
     def _train_discriminator(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        discriminator, settings = self.networks["discriminator"], self.settings
+        settings = self.settings
         with self.autocast():
             with torch.no_grad():
                 fake = self._draw(labels)
-            real_logits, fake_logits = discriminator(images, labels), discriminator(fake, labels)
+            real_logits, fake_logits = self._logits(images, labels), self._logits(fake, labels)
             loss = discriminator_loss(real_logits, fake_logits)
             loss.backward()
             penalty = torch.zeros((), device=self.device)
             if self.turns % settings.penalty_interval == 0:
-                penalty = r1_penalty(lambda x: discriminator(x, labels), images)
+                penalty = r1_penalty(lambda x: self._logits(x, labels), images)
                 (penalty * (settings.gamma / 2 * settings.penalty_interval)).backward()
         self.apply("discriminator")
         self.turns += 1
@@ -211,11 +200,10 @@ class Adversarial(Method):
         return self._shared("discriminator", loss, shown)
 
     def _train_generator(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        discriminator = self.networks["discriminator"]
         for parameter in self.trained["discriminator"]:
             parameter.requires_grad_(False)
         with self.autocast():
-            loss = generator_loss(discriminator(self._draw(labels), labels))
+            loss = generator_loss(self._logits(self._draw(labels), labels))
         self.update("generator", loss)
         for parameter in self.trained["discriminator"]:
             parameter.requires_grad_(True)
@@ -259,7 +247,8 @@ class ThroughProperties(Method):
     def step(self, images: Tensor, labels: Tensor, number: int) -> dict[str, Tensor | float]:
         z, asked = self._mixed(labels, FIXED_RATIO ** (number // FIXED_STEPS))
         with self.autocast():
-            scores = self.property_cnn(self.generator(z, asked, noise="random", w_avg_decay=W_AVG_DECAY)).float()
+            drawn = self.generator(z, asked, noise="random", lod=FULL, w_avg_decay=W_AVG_DECAY)
+            scores = self.property_cnn(drawn).float()
         errors = F.mse_loss(*counted(self.recipe, scores, asked), reduction="none").mean(dim=0)
         self.update("generator", errors.mean())
         self.moved_average_w()
@@ -322,9 +311,8 @@ class ConditionalVAE(Method):
     def step(self, images: Tensor, labels: Tensor, number: int) -> dict[str, Tensor | float]:
         with self.autocast():
             mu, log_variance = self.networks["encoder"](images, labels)
-            drawn = self.generator(
-                sampled(mu.float(), log_variance.float()), labels, noise="random", w_avg_decay=W_AVG_DECAY
-            ).float()
+            z = sampled(mu.float(), log_variance.float())
+            drawn = self.generator(z, labels, noise="random", lod=FULL, w_avg_decay=W_AVG_DECAY).float()
             # The gender network learnt on [0, 1]. (The original feeds it [-1, 1].)
             gender = self.gender((drawn + 1) / 2).flatten().float()
             scores = self.property_cnn(drawn).float()
@@ -345,7 +333,7 @@ class ConditionalVAE(Method):
 
     def load(self, state: Mapping[str, Any]) -> None:
         super().load(state)
-        self.kept = list(state["kept"])
+        self.kept = [value.to(self.device) for value in state["kept"]]
 
     def latents(self, noise: Tensor) -> Tensor:
         """z (n, z_dim) from the encoder's distributions of the last batches, with standard normal noise (n, z_dim)."""

@@ -12,7 +12,7 @@ from ohlora import distributed
 from ohlora.errors import UserError
 from ohlora.files import lock
 from ohlora.params import Params, fingerprint, load_params
-from ohlora.runtime import native_bf16, pick_device, reuse_memory
+from ohlora.runtime import native_bf16
 
 PARAMS = "params.yaml"
 
@@ -38,11 +38,10 @@ class Stage:
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
-        reuse_memory()
         self.params = load_params(PARAMS)
         self._start = self._fingerprint(self.params)
         self.seed = self.params.seed
-        self.device = pick_device(self.params.runtime.device)
+        self.device = distributed.start(self.params.runtime.device)
         precision = self.params.runtime.training_precision
         self.bf16 = native_bf16(self.device) if precision == "auto" else precision == "bf16"
         if self.params.runtime.threads:

@@ -9,7 +9,7 @@ import torch
 from ohlora.files import ImageZip, write_csv, write_json
 from ohlora.filtering import Limit, extremes, filter_table, load_ensemble, predict
 from ohlora.labels import read_labels
-from ohlora.params import Filter, FilterV1
+from ohlora.params import Params
 from ohlora.plots import contact_sheet, save_image
 from ohlora.stages import Stage
 from ohlora.stages.paths import BASE, METRICS, PLOT, ImageSet, image_set
@@ -29,7 +29,7 @@ def vote(files: ImageSet, images: ImageZip, size: int, device: torch.device) -> 
 
 
 def sheet(images: ImageZip, ids: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndarray:
-    """Best, borderline and worst images, two rows each, with id and score."""
+    """Highest, borderline and lowest images, two rows each, with id and score."""
     chosen = np.concatenate(list(extremes(scores, threshold, SHEET_ROWS * SHEET_COLUMNS).values()))
     captions = [f"{ids[index]} {scores[index]:.2f}" for index in chosen]
     return contact_sheet([images.read(ids[index]) for index in chosen], SHEET_COLUMNS, captions)
@@ -50,18 +50,21 @@ def summary(table: pd.DataFrame, limits: Mapping[str, Limit]) -> dict[str, objec
     return counts | rates | failed
 
 
-def read_limits(files: ImageSet, params: Filter | FilterV1) -> dict[str, Limit]:
+def read_limits(files: ImageSet, params: Params) -> dict[str, Limit]:
     """The thresholds of each attribute."""
-    fields = {name: f"{name}_min" if hasattr(params, f"{name}_min") else f"{name}_max" for name in files.attributes}
-    return {name: Limit(f"{files.of('filter')}.{field}", getattr(params, field)) for name, field in fields.items()}
+    section = files.of("filter")
+    values = getattr(params, section).model_dump()
+    names = {name.rpartition("_")[0]: name for name in values}
+    return {name: Limit(f"{section}.{names[name]}", values[names[name]]) for name in files.attributes}
 
 
 def run(name: str = "base") -> None:
     """Writes the table of all images, the counts, and sheets to look at."""
     files = image_set(name)
     section = files.of("filter")
-    with Stage(section, "seed", section) as stage, ImageZip(files.images) as images:
-        limits = read_limits(files, getattr(stage.params, section))
+    used = ["filter_v1"] if files != BASE else ["filter.gender_min", "filter.quality_min"]
+    with Stage(section, *used) as stage, ImageZip(files.images) as images:
+        limits = read_limits(files, stage.params)
         labels = read_labels(files.labels, images.ids, files.attributes)
         scores = vote(files, images, stage.params.filter.batch_size, stage.device)
         table = filter_table(images.ids, labels, scores, limits, unlabelled_only=files != BASE)

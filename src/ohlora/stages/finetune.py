@@ -20,7 +20,6 @@ from ohlora.finetune.examiner import Examiner
 from ohlora.finetune.methods import Settings, make_method
 from ohlora.finetune.networks import Parent, make
 from ohlora.finetune.recipes import RECIPES, Recipe, named_recipe
-from ohlora.labels import kept_ids
 from ohlora.networks.cnn import PropertyCNN
 from ohlora.params import FineTune, fingerprint
 from ohlora.stages import Stage
@@ -56,21 +55,21 @@ def read_parent(recipe: Recipe) -> Parent:
     return Parent(found, load_discriminator(path / "discriminator.safetensors"), labels)
 
 
-def image_set(recipe: Recipe) -> ImageSet:
-    """What the recipe learns from: images of v1 if it needs no labels, else those of the base."""
+def learnt_from(recipe: Recipe) -> ImageSet:
+    """The images that the recipe learns from: those of v1 if it needs no labels, else those of the base."""
     return V1 if recipe.label_source == "zeros" else BASE
 
 
 def read_data(recipe: Recipe, batch_size: int, resolution: int) -> TrainingSet:
     """The images that passed the filter, with their labels."""
-    files = image_set(recipe)
+    files = learnt_from(recipe)
     with ImageZip(files.images) as archive:
-        return load(recipe, archive, kept_ids(files.filter), TABLES.get(recipe.label_source), batch_size, resolution)
+        return load(recipe, archive, files.filter, TABLES.get(recipe.label_source), batch_size, resolution)
 
 
 def read_filters(recipe: Recipe, device: torch.device) -> dict[str, Ensemble]:
     """The filter networks of the recipe's attributes."""
-    files = image_set(recipe)
+    files = learnt_from(recipe)
     return {name: load_ensemble(files.filter_networks(name), name).to(device) for name in files.attributes}
 
 
@@ -114,7 +113,7 @@ def train(recipe: Recipe, stage: Stage) -> None:
     """Trains the recipe, or goes on with it, and writes its results."""
     params = stage.params.finetune
     own = getattr(params, recipe.name)
-    device = distributed.start() if distributed.size() > 1 else stage.device
+    device = stage.device
     parent, cnn, filters = read_parent(recipe), read_property_cnn(recipe, device), read_filters(recipe, device)
     data = read_data(recipe, params.batch_size, parent.generator.resolution)
     made = make(recipe, parent, cnn, stage.seed, params.keep_known_inputs)
@@ -130,7 +129,7 @@ def train(recipe: Recipe, stage: Stage) -> None:
     tuner = FineTuner(method, data, own.epochs, params.batch_size)
     mark = {
         "parameters": fingerprint({"own": own.model_dump(), "recipe": asdict(recipe)})
-        + fingerprint(asdict(settings) | {"batch": params.batch_size, "keep": params.keep_known_inputs}),
+        + fingerprint(asdict(settings) | {name: getattr(params, name) for name in SHARED}),
         "inputs": data.fingerprint()
         + weights_fingerprint(parent.generator, parent.discriminator, cnn, *filters.values()),
         "code": code_fingerprint(),
@@ -148,6 +147,5 @@ def train(recipe: Recipe, stage: Stage) -> None:
 def run(name: str) -> None:
     """Trains the recipe of this name."""
     recipe = named_recipe(name)
-    distributed.start()
     with Stage(f"finetune_{name}", "seed", *(f"finetune.{key}" for key in (name, *SHARED))) as stage:
         train(recipe, stage)

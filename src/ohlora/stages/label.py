@@ -4,10 +4,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from ohlora.errors import UserError
 from ohlora.files import ImageZip, write_csv, write_json
 from ohlora.labels import complete, read_human
 from ohlora.stages import Stage
-from ohlora.stages.paths import METRICS, image_set
+from ohlora.stages.paths import BASE, METRICS, image_set
 from ohlora.weights import load_bundled
 
 
@@ -23,8 +24,13 @@ def annotate(annotator: nn.Module, images: ImageZip, ids: np.ndarray, size: int,
 def run(name: str = "base") -> None:
     """Writes the table of labels and how many of each value and source there are."""
     files = image_set(name)
-    with Stage(files.of("label"), "seed", "label") as stage, ImageZip(files.images) as images:
+    limits = [f"label.{attribute}_min" for attribute in files.attributes]
+    with Stage(files.of("label"), "label.n_labels", *limits) as stage, ImageZip(files.images) as images:
         params = stage.params.label
+        if files != BASE and params.n_labels >= len(images):
+            # Only images without labels go on from here.
+            limit = f"less than synthesize.n_images_v1, {len(images)}"
+            raise UserError(f"label.n_labels = {params.n_labels}: allowed is {limit}")
         ids = images.ids[: params.n_labels]
         human = read_human(files.human_labels, len(images), files.attributes)
         annotator = load_bundled("annotator").to(stage.device)

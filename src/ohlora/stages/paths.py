@@ -69,7 +69,7 @@ class ImageSet:
 
 
 BASE = ImageSet("base", ("gender", "quality"))
-IMAGES, LATENTS, HUMAN_LABELS, LABELS, FILTER = BASE.images, BASE.latents, BASE.human_labels, BASE.labels, BASE.filter
+IMAGES, FILTER = BASE.images, BASE.filter
 V1 = ImageSet("v1", ("gender", "quality", "age", "glass"))
 
 

@@ -1,11 +1,13 @@
 """Stage recipes: all recipes side by side, in a table and a picture."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from ohlora.files import atomic, damage, read_json
+from ohlora.files import atomic, damage, read_json, write_json
 from ohlora.finetune.recipes import RECIPES
 from ohlora.plots import save_image
 from ohlora.properties import EXPRESSIONS
@@ -27,18 +29,24 @@ def percent(share: dict[str, float]) -> str:
     return f"{100 * share['rate']:.1f} ({100 * share['low']:.0f}–{100 * share['high']:.0f})"
 
 
-def row(name: str) -> list[str]:
-    """One line of the table."""
-    measured = read_json(METRICS.format(f"measure_{name}"))
+def row(name: str, measured: Mapping[str, Any], training: Mapping[str, Any]) -> list[str]:
+    """One line of the table, from what was measured and how it was trained (empty for the base)."""
     rates = [" / ".join(percent(measured[attribute][by]) for by in ("cnn", "judge")) for attribute in HEADINGS]
-    if name not in RECIPES:
+    if not training:
         return [name, *rates, "", "", "", "", ""]
-    training = read_json(METRICS.format(f"finetune_{name}"))
     last, tested = training["last"], ["", "", ""]
     if "passing_z" in last:
         tested = [", ".join(f"{last[f'{kind}_{key}']:.2f}" for key in EXPRESSIONS) for kind in ("corr", "mae")]
         tested.append(f"{training['passing']['most_z']:.0f}")
     return [name, *rates, *tested, str(training["epochs"]), f"{training['minutes']:.1f}"]
+
+
+def headline(measured: Mapping[str, Any], training: Mapping[str, Any]) -> dict[str, float]:
+    """A recipe's numbers for `dvc metrics diff`."""
+    rates = {f"{attribute}_{by}": measured[attribute][by]["rate"] for attribute in HEADINGS for by in ("cnn", "judge")}
+    kinds = [f"{kind}_{key}" for kind in ("corr", "mae") for key in EXPRESSIONS]
+    tested = {key: training["last"][key] for key in kinds if key in training["last"]}
+    return rates | tested | {"passing_z": training["passing"]["most_z"], "minutes": training["minutes"]}
 
 
 def picture(name: str) -> np.ndarray:
@@ -49,9 +57,13 @@ def picture(name: str) -> np.ndarray:
 
 
 def run() -> None:
-    """Writes the table, and a row of the same latents' images for each generator."""
+    """Writes the table, its numbers as metrics, and a row of the same latents' images for each generator."""
     with Stage("recipes"):
-        table = Table("Recipes", HEADER, [row(name) for name in ("base", *RECIPES)], NOTE)
+        measured = {name: read_json(METRICS.format(f"measure_{name}")) for name in ("base", *RECIPES)}
+        training = {name: read_json(METRICS.format(f"finetune_{name}")) for name in RECIPES}
+        rows = [row(name, rates, training.get(name, {})) for name, rates in measured.items()]
+        table = Table("Recipes", HEADER, rows, NOTE)
+        write_json(METRICS.format("recipes"), {name: headline(measured[name], training[name]) for name in RECIPES})
         with atomic(Path(RECIPES_TABLE)) as temporary:
             temporary.write_text(to_markdown(table), encoding="utf-8")
         save_image(PLOT.format("recipes"), np.concatenate([picture(name) for name in SHOWN]))

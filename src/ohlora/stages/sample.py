@@ -16,7 +16,7 @@ from ohlora.weights import load_property_cnn
 
 def run() -> None:
     """Writes the samples, histograms of their scores, and means and spreads. Images are made once and not kept."""
-    with Stage("sample", "seed", "n_samples", "sample", "vectors.generator") as stage:
+    with Stage("sample", "seed", "n_samples", "sample.precision", "vectors.generator") as stage:
         params = stage.params.sample
         generator = named_generator(stage.params.vectors.generator, stage.device)
         cnn = load_property_cnn(PROPERTY_CNN).to(stage.device)

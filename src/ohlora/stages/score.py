@@ -62,7 +62,7 @@ def agreement(table: pd.DataFrame, judged: Mapping[str, np.ndarray]) -> dict[str
 def run() -> None:
     """Writes a table and histograms for each version, how many scores are missing, and the agreement with the judge."""
     with (
-        Stage("score", "seed", "score") as stage,
+        Stage("score", "score") as stage,
         ImageZip(IMAGES) as images,
         ImageZip(MAPS, "L") as maps,
         ImageZip(FACES) as faces,

@@ -64,7 +64,7 @@ def segment(stage: Stage, images: ImageZip, add_face: Add, add_map: Add) -> tupl
 def run() -> None:
     """Writes the faces, their parse maps and a table of all kept images, those without a face with the reason."""
     with (
-        Stage("segment", "segment") as stage,
+        Stage("segment", "segment.margin") as stage,
         ImageZip(IMAGES) as images,
         image_writer(FACES) as add_face,
         image_writer(MAPS) as add_map,

@@ -29,16 +29,14 @@ def images_of(generator: Generator, z: np.ndarray, psi: float, size: int, device
 
 
 def run(name: str = "base") -> None:
-    """Draws all latents at once, in the order of the ids, and writes the images and a sheet of the first ones.
-
-    Images of the same id have the same latent, whatever the generator.
-    """
+    """Draws all latents at once, in the order of the ids, and writes the images and a sheet of the first ones."""
     files = image_set(name)
-    with Stage(files.of("synthesize"), "seed", "synthesize") as stage:
+    counted = files.of("n_images")
+    with Stage(files.of("synthesize"), "seed", f"synthesize.{counted}", "synthesize.truncation_psi") as stage:
         params = stage.params.synthesize
         generator = named_generator(name, stage.device)
-        count = params.n_images if name == "base" else params.n_images_v1
-        z = standard_normal(stage.seed, "synthesize", (count, generator.mapping.z_dim))
+        count = getattr(params, counted)
+        z = standard_normal(stage.seed, files.of("synthesize"), (count, generator.mapping.z_dim))
         ids = np.arange(count)
         shown: list[np.ndarray] = []
 

@@ -10,6 +10,8 @@ from ohlora.stages.curves import Log, epoch_log
 from ohlora.stages.paths import BASE, METRICS, image_set
 from ohlora.training import Fitted, Schedule
 
+SHARED = ("batch_size", "epochs", "folds", "learning_rate", "patience", "tries")
+
 
 def summary(fitted: list[Fitted], tries: list[int]) -> dict[str, object]:
     """The best epoch of every fold, and the means over the folds."""
@@ -32,7 +34,9 @@ def run(name: str = "base") -> None:
     On the images of v1, gender and quality start from the networks of the base's images.
     """
     files = image_set(name)
-    with Stage(files.of("train_filter"), "seed", "train_filter") as stage:
+    # Settings of age and glass do not concern the base's images.
+    used = ["train_filter"] if files != BASE else [f"train_filter.{key}" for key in (*SHARED, *files.attributes)]
+    with Stage(files.of("train_filter"), "seed", *used) as stage:
         params = stage.params.train_filter
         with ImageZip(files.images) as archive:
             labels = read_labels(files.labels, archive.ids, files.attributes)
@@ -50,7 +54,7 @@ def run(name: str = "base") -> None:
                     labels[attribute].to_numpy(),
                     schedule,
                     folds=params.folds,
-                    stratified=settings.stratified or files != BASE,
+                    stratified=files != BASE or settings.stratified,
                     max_valid_loss=settings.max_valid_loss,
                     tries=params.tries,
                     seed=stage.seed,

@@ -78,7 +78,7 @@ def search(params: Params, latents: np.ndarray, scores: np.ndarray) -> tuple[Dir
 
 def run() -> None:
     """Writes the vectors, their accuracies, and a page of t-SNE maps."""
-    with Stage("vectors", "seed", "k_percent", "vectors") as stage:
+    with Stage("vectors", "seed", "k_percent", "vectors.groups", "vectors.svm", "vectors.tsne") as stage:
         samples = load_npz(SAMPLES, w="nd", scores="np")
         directions, tasks, sizes = search(stage.params, samples["w"], samples["scores"])
         save_npz(VECTORS, **asdict(directions))
