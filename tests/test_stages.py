@@ -381,15 +381,18 @@ def test_too_few_scored_images_are_an_error() -> None:
 
 @pytest.mark.usefixtures("world")
 def test_params_that_change_while_a_stage_runs_are_noticed() -> None:
-    with pytest.raises(UserError, match="score changed while score ran"), Stage("score", "seed", "score"):
+    with pytest.raises(UserError, match="score changed while score ran"), Stage("score", "score"):
         change(score={"ddof": 0})
-    with Stage("score", "seed", "score"):
+    with Stage("score", "score"):
         change(report={"title": "not a parameter of this stage"})
 
 
 @pytest.mark.usefixtures("world")
 def test_second_run_of_a_stage_is_refused() -> None:
-    with Stage("label", "seed", "label"), pytest.raises(UserError, match=f"process {os.getpid()} is at work"):
+    with (
+        Stage("label", "label.n_labels", "label.gender_min", "label.quality_min"),
+        pytest.raises(UserError, match=f"process {os.getpid()} is at work"),
+    ):
         run("label")
 
 
