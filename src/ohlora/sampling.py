@@ -22,6 +22,8 @@ CENTRE_LATENTS = 32  # z whose mean w is the centre of a label
 
 Precision = Literal["fp32", "bf16"]
 T = TypeVar("T")
+Encode = Callable[[Generator, Tensor, Tensor | None], Tensor]  # z (N, z_dim) and labels -> latents (N, D)
+Draw = Callable[[Generator, Tensor], Tensor]  # latents (N, D) -> images (N, 3, R, R) about [-1, 1]
 
 
 @dataclass(frozen=True)
@@ -61,13 +63,26 @@ def draw_w(generator: Generator, z: Tensor, label: Tensor | None, psi: float = 1
 
 
 @torch.inference_mode()
-def map_latents(generator: Generator, z: np.ndarray, device: torch.device | str) -> np.ndarray:
-    """w, float32 (N, w_dim), of latents z, float32 (N, z_dim), with neutral labels."""
+def map_latents(
+    generator: Generator,
+    z: np.ndarray,
+    device: torch.device | str,
+    encode: Encode = draw_w,
+    labels: np.ndarray | None = None,
+) -> np.ndarray:
+    """w or other latents, float32 (N, D), of z, float32 (N, z_dim), and labels, float32 (N, L); None: neutral ones."""
     parts = []
-    for chunk in torch.from_numpy(z).split(MAPPING_CHUNK):
-        label = neutral_label(generator, len(chunk), device)
-        parts.append(generator.mapping(chunk.to(device), label)["w"].float().cpu())
+    for start in range(0, len(z), MAPPING_CHUNK):
+        rows = slice(start, start + MAPPING_CHUNK)
+        chunk = torch.from_numpy(z[rows]).to(device)
+        label = neutral_label(generator, len(chunk), device) if labels is None else torch.from_numpy(labels[rows])
+        parts.append(encode(generator, chunk, None if label is None else label.to(device)).float().cpu())
     return torch.cat(parts).numpy()
+
+
+def images_of_w(generator: Generator, w: Tensor) -> Tensor:
+    """Images (N, 3, R, R) about [-1, 1] of w (N, w_dim), with constant noise."""
+    return generator.synthesis(w, noise="const")
 
 
 def as_saved(images: Tensor) -> Tensor:
@@ -82,13 +97,14 @@ def synthesise(
     device: torch.device | str,
     precision: Precision = "fp32",
     progress: str | None = None,
+    draw: Draw = images_of_w,
 ) -> Iterator[Tensor]:
     """Draws images batch by batch; arguments as `read_images`.
 
     Yields:
         (n, 3, R, R) on `device`, float32, 256 levels within [-1, 1]; constant noise.
     """
-    yield from read_images(generator, w, lambda images: images, batch_size, device, precision, progress)
+    yield from read_images(generator, w, lambda images: images, batch_size, device, precision, progress, draw)
 
 
 def read_images(
@@ -99,6 +115,7 @@ def read_images(
     device: torch.device | str,
     precision: Precision = "fp32",
     progress: str | None = None,
+    draw: Draw = images_of_w,
 ) -> Iterator[T]:
     """Draws and reads images batch by batch; on a CPU every core draws and reads a batch of its own.
 
@@ -106,11 +123,12 @@ def read_images(
 
     Args:
         generator: on `device`.
-        w: float32 (N, w_dim).
+        w: float32 (N, w_dim), or what `draw` takes.
         reader: what to make of a batch, float32 (n, 3, R, R) on `device` with 256 levels within [-1, 1].
         batch_size: images at once, rounded up to a multiple of 8; it does not change them.
         precision: bf16 computes the convolutions in bfloat16.
         progress: title of a progress bar with images per second; None for no bar.
+        draw: makes images of latents.
 
     Yields:
         What `reader` gives for each batch, in order.
@@ -122,20 +140,22 @@ def read_images(
     # The number of threads that torch uses for an operation is a setting of each thread.
     with bar, ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for batches in torch.from_numpy(w).to(device).split(step * workers):
-            yield from pool.map(partial(_read_batch, generator, reader, precision), batches.split(step))
+            yield from pool.map(partial(_read_batch, partial(draw, generator), reader, precision), batches.split(step))
             bar.update(len(batches))
 
 
 @torch.inference_mode()
-def _read_batch(generator: Generator, reader: Callable[[Tensor], T], precision: Precision, w: Tensor) -> T:
-    return reader(torch.cat([_draw(generator, chunk, precision) for chunk in w.split(SYNTHESIS_CHUNK)]))
+def _read_batch(
+    draw: Callable[[Tensor], Tensor], reader: Callable[[Tensor], T], precision: Precision, latents: Tensor
+) -> T:
+    with torch.autocast(latents.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        images = [as_saved(draw(filled(chunk))[: len(chunk)]) for chunk in latents.split(SYNTHESIS_CHUNK)]
+    return reader(torch.cat(images))
 
 
-def _draw(generator: Generator, w: Tensor, precision: Precision) -> Tensor:
-    """Images of at most SYNTHESIS_CHUNK latents; fewer are filled up, so that the arithmetic stays the same."""
-    full = torch.cat([w, w[-1:].expand(SYNTHESIS_CHUNK - len(w), -1)])
-    with torch.autocast(w.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        return as_saved(generator.synthesis(full, noise="const")[: len(w)])
+def filled(latents: Tensor) -> Tensor:
+    """At most SYNTHESIS_CHUNK latents (n, D), the last one repeated to make that many: the same arithmetic for all."""
+    return torch.cat([latents, latents[-1:].expand(SYNTHESIS_CHUNK - len(latents), -1)])
 
 
 @torch.inference_mode()

@@ -298,33 +298,48 @@ class Synthesis(nn.Module):
         Raises:
             ValueError: for a lod that the network does not have, or a w or noise mode that does not fit.
         """
+        return self.draw(self.styles(w), noise, lod)
+
+    def styles(self, w: Tensor) -> list[Tensor]:
+        """The styles of all layers, (N, 2C) each, of w as in `forward`; C are the layer's feature maps."""
+        wp = w.unsqueeze(1).expand(-1, self.num_layers, -1) if w.ndim == 2 else w
+        if wp.ndim != 3 or wp.shape[1:] != (self.num_layers, self.w_dim):
+            raise ValueError(
+                f"w has shape {tuple(w.shape)}; expected (N, {self.w_dim}) or (N, {self.num_layers}, {self.w_dim})"
+            )
+        return [self._part(index).style(wp[:, index]) for index in range(self.num_layers)]
+
+    @property
+    def style_sizes(self) -> list[int]:
+        """2C of every layer."""
+        return [len(self._part(index).style.bias) for index in range(self.num_layers)]
+
+    def draw(self, styles: Sequence[Tensor], noise: Noise = "const", lod: float | None = None) -> Tensor:
+        """Images of the styles of all layers; otherwise as `forward`."""
         lod = float(self.lod) if lod is None else lod
         last = len(self.resolutions) - 1
         if not 0 <= lod <= last:
             raise ValueError(f"lod is {lod}; allowed are 0 to {last}")
         if noise not in NOISE_MODES:
             raise ValueError(f"noise is {noise!r}; allowed are {', '.join(NOISE_MODES)}")
-        wp = w.unsqueeze(1).expand(-1, self.num_layers, -1) if w.ndim == 2 else w
-        if wp.ndim != 3 or wp.shape[1:] != (self.num_layers, self.w_dim):
-            raise ValueError(
-                f"w has shape {tuple(w.shape)}; expected (N, {self.w_dim}) or (N, {self.num_layers}, {self.w_dim})"
-            )
         top, blend = last - math.floor(lod), lod - math.floor(lod)
         x: Tensor | None = None
         for block in range(top + 1):
             previous = x
-            x = self._layer(2 * block + 1, self._layer(2 * block, x, wp, noise), wp, noise)
+            x = self._layer(2 * block + 1, self._layer(2 * block, x, styles, noise), styles, noise)
         image = getattr(self, f"output{top}")(x)
         if blend > 0:
             coarse = getattr(self, f"output{top - 1}")(previous)
             image = image.lerp(F.interpolate(coarse, scale_factor=2.0, mode="nearest"), blend)
         return image
 
-    def _layer(self, index: int, x: Tensor | None, wp: Tensor, noise: Noise) -> Tensor:
-        layer: SynthesisLayer = getattr(self, f"layer{index}")
-        x = layer.convolve(x, wp.shape[0])
-        style = layer.style(wp[:, index])
-        return self.epilogue(x, layer.noise(noise, x), layer.apply_noise.weight, layer.bias, style)
+    def _part(self, index: int) -> SynthesisLayer:
+        return getattr(self, f"layer{index}")
+
+    def _layer(self, index: int, x: Tensor | None, styles: Sequence[Tensor], noise: Noise) -> Tensor:
+        layer = self._part(index)
+        x = layer.convolve(x, len(styles[index]))
+        return self.epilogue(x, layer.noise(noise, x), layer.apply_noise.weight, layer.bias, styles[index])
 
 
 class Generator(nn.Module):
