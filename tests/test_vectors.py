@@ -1,6 +1,5 @@
 """Sampling and the search for vectors, in a world whose directions are known."""
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,28 +7,26 @@ import pytest
 import torch
 from linear_world import world
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from sklearn.base import clone
 
+from ohlora.directions import MIN_EXTREMES, Svm, extremes
 from ohlora.errors import UserError
 from ohlora.properties import BY_NAME, EXPRESSIONS, GROUPING
 from ohlora.rng import standard_normal, stream
 from ohlora.sampling import Samples, as_saved, map_latents, sample
 from ohlora.vector_plots import tsne_page
 from ohlora.vectors import (
-    MIN_EXTREMES,
     Directions,
-    SvmSettings,
     TsneSettings,
     assign_groups,
     embed,
-    extremes,
     find_directions,
-    fit_direction,
     group_names,
     make_tasks,
     thin,
 )
 
-SVM = SvmSettings(C=0.1, max_iter=2000, test_fraction=0.2, seed=0)
+SVM = Svm(C=0.1, max_iter=2000)
 
 
 def columns(names: tuple[str, ...]) -> list[int]:
@@ -47,7 +44,9 @@ def search(samples: Samples, k_percent: float) -> Directions:
     medians = np.nanmedian(grouping, axis=0)
     values = samples.scores[:, columns(EXPRESSIONS)]
     tasks = make_tasks(assign_groups(grouping, medians), group_names(3), values, EXPRESSIONS, k_percent)
-    return find_directions(samples.w, tasks, GROUPING, medians, SVM)
+    return find_directions(
+        samples.w, tasks, GROUPING, medians, dict.fromkeys(EXPRESSIONS, clone(SVM).set_params(k_percent=k_percent))
+    )
 
 
 # ---------------------------------------------------------------- sampling
@@ -105,9 +104,10 @@ def test_nan_never_enters_a_ranking() -> None:
 @pytest.mark.parametrize("test_fraction", [0.05, 0.5])
 def test_smallest_classes_are_split_whatever_the_share_held_back(test_fraction: float) -> None:
     low, high = np.split(stream(0, "test").standard_normal((2 * MIN_EXTREMES, 8)), 2)
-    vector, accuracy = fit_direction(low - 2, high + 2, replace(SVM, test_fraction=test_fraction))
-    assert np.linalg.norm(vector) == pytest.approx(1)
-    assert accuracy == 1.0
+    svm = clone(SVM).set_params(k_percent=0.5, test_fraction=test_fraction)
+    svm.fit(np.concatenate([low - 2, high + 2]), np.arange(2.0 * MIN_EXTREMES))
+    assert np.linalg.norm(svm.direction_) == pytest.approx(1)
+    assert svm.accuracy_ == 1.0
 
 
 @pytest.mark.parametrize("count", [10, 11, 37, 100])
@@ -153,9 +153,9 @@ def test_adding_a_vector_raises_its_property_most(samples: Samples) -> None:
 
 
 def test_the_scale_of_w_does_not_change_a_direction(samples: Samples) -> None:
-    low, high = samples.w[:200], samples.w[200:400] + samples.w[:1] * 0.5
-    small, _ = fit_direction(low, high, SVM)
-    large, _ = fit_direction(low * 1000 + 5, high * 1000 + 5, SVM)
+    scores = samples.scores[:, BY_NAME["mouth"].index]
+    small = clone(SVM).fit(samples.w, scores).direction_
+    large = clone(SVM).fit(samples.w * 1000 + 5, scores).direction_
     assert small @ large > 0.999
 
 

@@ -1,4 +1,4 @@
-"""Supervised training: AdamW, cosine annealing, early stopping, and the best epoch is what is kept."""
+"""Supervised training: AdamW, annealing, early stopping, and the best epoch is what is kept."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -27,6 +27,7 @@ class Schedule:
         learning_rate: first step size.
         batch_size: samples a step.
         bf16: convolutions in bfloat16, weights and losses stay in float32.
+        decay: factor of the step size after each epoch; None anneals it by a cosine.
     """
 
     epochs: int
@@ -34,6 +35,7 @@ class Schedule:
     learning_rate: float
     batch_size: int
     bf16: bool = False
+    decay: float | None = None
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def fit(
         on_epoch: called with the metrics of each epoch ("train_loss" and what `evaluate` gives).
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=schedule.learning_rate)
-    annealing = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=ANNEALING_EPOCHS)
+    annealing = _annealing(optimizer, schedule)
     order = stream(seed, *purpose, "order")
     history: list[dict[str, float]] = []
     best_epoch, best_state = -1, {}
@@ -134,6 +136,12 @@ def fit(
     model.load_state_dict(best_state)
     model.eval()
     return Fitted(history, best_epoch)
+
+
+def _annealing(optimizer: torch.optim.Optimizer, schedule: Schedule) -> torch.optim.lr_scheduler.LRScheduler:
+    if schedule.decay is not None:
+        return torch.optim.lr_scheduler.ExponentialLR(optimizer, schedule.decay)
+    return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=ANNEALING_EPOCHS)
 
 
 def _train_epoch(

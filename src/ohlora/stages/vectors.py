@@ -5,6 +5,7 @@ from dataclasses import asdict
 
 import numpy as np
 
+from ohlora.directions import Svm
 from ohlora.errors import UserError
 from ohlora.files import load_npz, read_csv, save_npz, write_json
 from ohlora.params import Params, Tsne
@@ -16,7 +17,6 @@ from ohlora.stages.paths import METRICS, PLOT, SAMPLES, SCORES_CNN, VECTORS
 from ohlora.vector_plots import tsne_page
 from ohlora.vectors import (
     Directions,
-    SvmSettings,
     Task,
     TsneSettings,
     assign_groups,
@@ -65,15 +65,15 @@ def summary(directions: Directions, sizes: np.ndarray) -> dict[str, object]:
 
 
 def search(params: Params, latents: np.ndarray, scores: np.ndarray) -> tuple[Directions, list[Task], np.ndarray]:
-    """The directions, the SVMs' tasks, and the sizes of the groups."""
+    """The directions, their tasks, and the sizes of the groups."""
     grouping = list(params.vectors.groups)
     split_by, expressions = (scores[:, columns(chosen, scores.shape[1])] for chosen in (grouping, EXPRESSIONS))
     medians, names = medians_of(grouping), group_names(len(grouping))
     groups = assign_groups(split_by, medians)
     tasks = make_tasks(groups, names, expressions, EXPRESSIONS, params.k_percent)
-    settings = SvmSettings(**params.vectors.svm.model_dump(), seed=params.seed)
+    svm = Svm(k_percent=params.k_percent, random_state=params.seed, **params.vectors.svm.model_dump())
     sizes = np.bincount(groups[groups >= 0], minlength=len(names))
-    return find_directions(latents, tasks, grouping, medians, settings), tasks, sizes
+    return find_directions(latents, tasks, grouping, medians, dict.fromkeys(EXPRESSIONS, svm)), tasks, sizes
 
 
 def run() -> None:

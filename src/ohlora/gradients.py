@@ -1,0 +1,206 @@
+"""Directions that depend on the latent: v9's gradient network, and exact derivatives through the generator.
+
+`GradientNetwork` learns the scores and follows its own gradient. `Jacobian` learns nothing: it differentiates what reads
+the images, at each latent, and takes the shortest step that raises one reading and holds the others still. That step is
+the minimum-norm solution of J d = e (Moore-Penrose), damped as by Levenberg and Marquardt.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ohlora.directions import Direction, ranked, share_told_apart, unit
+from ohlora.networks.stylegan import Generator
+from ohlora.rng import stream
+from ohlora.sampling import MAPPING_CHUNK, SYNTHESIS_CHUNK, filled
+from ohlora.spaces import Space
+from ohlora.training import Schedule, fit, seeded
+
+NETWORK_DROPOUT = 0.25
+
+Readings = Callable[[Tensor], Tensor]  # latents (N, D) -> what is read from their images (N, Q), differentiable
+
+
+# ---------------------------------------------------------------- v9's network
+
+
+def gradient_network(size: int) -> nn.Sequential:
+    """Latents (N, size), scaled, to a score (N, 1); the layers of VectorFind-v9."""
+    widths = [size, 768 + size // 4, 128 + size // 8]
+    hidden = [
+        layer
+        for inputs, outputs in zip(widths, widths[1:], strict=False)
+        for layer in (nn.Linear(inputs, outputs), nn.Tanh(), nn.Dropout(NETWORK_DROPOUT))
+    ]
+    return nn.Sequential(*hidden, nn.Linear(widths[-1], 1))
+
+
+@dataclass(eq=False, repr=False)
+class GradientNetwork(Direction):
+    """A network that learns the scores of all samples; its gradient at a latent is the direction there.
+
+    Args:
+        test_fraction: share held back for the accuracy, and as much again for the choice of the best epoch.
+        epochs, patience: most rounds over the samples; rounds without a lower validation loss before the end.
+        learning_rate, decay: AdamW's first step size, and its factor after each round.
+        batch_size: samples a step.
+        device: where the network is trained and used.
+
+    Attributes:
+        network_: takes latents less mean_, divided by spread_.
+        direction_: float32 (D,), mean of the directions at the samples, at length 1.
+    """
+
+    test_fraction: float = 0.1
+    epochs: int = 200
+    patience: int = 15
+    learning_rate: float = 1e-3
+    decay: float = 0.95
+    batch_size: int = 128
+    device: str = "cpu"
+
+    def _fit(self, latents: np.ndarray, scores: np.ndarray) -> None:
+        order = stream(self.random_state, "gradient", "split").permutation(ranked(scores))
+        held_back = max(1, round(self.test_fraction * len(order)))
+        test, valid, train = order[:held_back], order[held_back : 2 * held_back], order[2 * held_back :]
+        self.mean_ = latents[train].mean(axis=0)
+        self.spread_ = max(float(np.sqrt(latents[train].var(axis=0).mean())), 1e-12)
+        self._centre, self._scale = float(scores[train].mean()), max(float(scores[train].std()), 1e-12)
+        targets = torch.from_numpy((scores - self._centre) / self._scale).float()[:, None]
+        self._train(self._scaled(latents), targets, train, valid)
+        self.direction_ = unit(self.directions(latents[ranked(scores)]).mean(axis=0, dtype=np.float64))
+        self.accuracy_ = share_told_apart(self.predict(latents[test]), scores[test] - self._centre, self.k_percent)
+
+    def _train(self, inputs: Tensor, targets: Tensor, train: np.ndarray, valid: np.ndarray) -> None:
+        purpose, device = ("gradient", "network"), torch.device(self.device)
+        with seeded(self.random_state, *purpose):
+            self.network_ = gradient_network(inputs.shape[1]).to(device)
+        held_inputs, held_targets = inputs[valid].to(device), targets[valid].to(device)
+        fit(
+            self.network_,
+            lambda batch: batch,
+            F.mse_loss,
+            (inputs[train], targets[train]),
+            lambda network: {"loss": F.mse_loss(network(held_inputs), held_targets).item()},
+            Schedule(self.epochs, self.patience, self.learning_rate, self.batch_size, decay=self.decay),
+            seed=self.random_state,
+            purpose=purpose,
+            device=device,
+        )
+
+    def _scaled(self, latents: np.ndarray) -> Tensor:
+        return torch.from_numpy((latents - self.mean_) / self.spread_).float()
+
+    def directions(self, latents: np.ndarray) -> np.ndarray:
+        """float32 (N, D) of length 1: the network's gradient at each latent (N, D)."""
+        parts = []
+        for chunk in self._scaled(latents).split(MAPPING_CHUNK):
+            x = chunk.to(self.device).requires_grad_()
+            parts.append(torch.autograd.grad(self.network_(x).sum(), x)[0].cpu())
+        return unit(torch.cat(parts).numpy())
+
+    @torch.no_grad()
+    def predict(self, latents: np.ndarray) -> np.ndarray:
+        """The predicted scores (N,), in standard deviations from their mean."""
+        chunks = self._scaled(self._checked(latents)).split(MAPPING_CHUNK)
+        return torch.cat([self.network_(chunk.to(self.device))[:, 0].cpu() for chunk in chunks]).numpy()
+
+
+# ---------------------------------------------------------------- derivatives through the generator
+
+
+def image_readings(generator: Generator, space: Space, *networks: nn.Module, columns: Sequence[int]) -> Readings:
+    """What networks read from the images of latents, as a differentiable function.
+
+    The images are clipped to [-1, 1] but not rounded to 256 levels: rounding has no derivative.
+
+    Args:
+        generator, networks: in eval mode and on one device; a network makes (N, Q) of images in [-1, 1].
+        space: the position of the latents.
+        columns: which of the networks' outputs, all side by side, are read.
+    """
+
+    def read(latents: Tensor) -> Tensor:
+        images = space.draw(generator, latents).clamp(-1, 1)
+        return torch.cat([network(images) for network in networks], dim=1)[:, list(columns)]
+
+    return read
+
+
+def jacobians(readings: Readings, latents: np.ndarray, device: torch.device | str = "cpu") -> np.ndarray:
+    """Derivatives (N, Q, D) of the readings by the latents (N, D), in the latents' precision.
+
+    A few latents at a time, always the same number: a result depends neither on how many there are nor on their order.
+    """
+    parts = []
+    for chunk in torch.from_numpy(latents).split(SYNTHESIS_CHUNK):
+        x = filled(chunk).to(device).requires_grad_()
+        values = readings(x)  # an image depends on its own latent only, so sums may be differentiated
+        rows = [torch.autograd.grad(column.sum(), x, retain_graph=True)[0] for column in values.unbind(1)]
+        parts.append(torch.stack(rows, dim=1)[: len(chunk)].cpu())
+    return torch.cat(parts).numpy()
+
+
+def minimum_norm_steps(jacobian: np.ndarray, ridge: float = 1e-3) -> np.ndarray:
+    """For each reading the shortest step that, to first order, raises it by one and leaves the others as they are.
+
+    Args:
+        jacobian: (N, Q, D) derivatives of readings in comparable units (standard deviations).
+        ridge: damping, as a share of the mean squared derivative. Without it, readings that nearly go together ask for
+            steps beyond all bounds; with it such a step holds the others less still. The wanted one rises by one anyway.
+
+    Returns:
+        float64 (N, Q, D).
+    """
+    j = jacobian.astype(np.float64)
+    gram = j @ j.swapaxes(1, 2)
+    mean_square = np.trace(gram, axis1=1, axis2=2) / gram.shape[1]
+    steps = np.linalg.solve(gram + (ridge * mean_square)[:, None, None] * np.eye(gram.shape[1]), j)
+    return steps / np.einsum("nqd,nqd->nq", j, steps)[:, :, None]
+
+
+@dataclass(eq=False, repr=False)
+class Jacobian(Direction):
+    """The minimum-norm step at the latent itself; nothing is learnt but the mean direction.
+
+    Args:
+        readings: what is read from the images of latents, such as `image_readings`.
+        wanted: the reading that is to rise; all others are held still.
+        moved: columns of the latents that may change (`Space.moved`); the direction is 0 in the others.
+        ridge: as in `minimum_norm_steps`.
+        n_average: most samples whose steps make the mean direction.
+        device: where the readings are made.
+
+    Attributes:
+        direction_: float32 (D,), mean of the directions at samples from the lowest score to the highest, at length 1.
+    """
+
+    readings: Readings | None = None
+    wanted: int = 0
+    moved: slice = slice(None)
+    ridge: float = 1e-3
+    n_average: int = 64
+    device: str = "cpu"
+
+    def _fit(self, latents: np.ndarray, scores: np.ndarray) -> None:
+        order = ranked(scores)
+        chosen = order[np.linspace(0, len(order) - 1, min(self.n_average, len(order))).round().astype(int)]
+        self.direction_ = unit(self.directions(latents[chosen]).mean(axis=0, dtype=np.float64))
+        self.offset_ = float(latents[order].mean(axis=0) @ self.direction_)
+
+    def steps(self, latents: np.ndarray) -> np.ndarray:
+        """Steps (N, D) that raise the wanted reading by one, to first order. Needs no fit."""
+        if self.readings is None:
+            raise ValueError("readings is None; expected a function of latents")
+        jacobian = jacobians(self.readings, latents, self.device)
+        steps = np.zeros(latents.shape)
+        steps[:, self.moved] = minimum_norm_steps(jacobian[:, :, self.moved], self.ridge)[:, self.wanted]
+        return steps
+
+    def directions(self, latents: np.ndarray) -> np.ndarray:
+        """float32 (N, D): the steps at length 1. Needs no fit."""
+        return unit(self.steps(latents))
