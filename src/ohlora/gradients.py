@@ -1,12 +1,13 @@
 """Directions that depend on the latent: v9's gradient network, and exact derivatives through the generator.
 
-`GradientNetwork` learns the scores and follows its own gradient. `Jacobian` learns nothing: it differentiates what reads
-the images, at each latent, and takes the shortest step that raises one reading and holds the others still. That step is
-the minimum-norm solution of J d = e (Moore-Penrose), damped as by Levenberg and Marquardt.
+`GradientNetwork` learns the scores and follows its own gradient. `Jacobian` learns nothing: it differentiates what
+reads the images, at each latent, and takes the shortest step that raises one reading and holds the others still. That
+step is the minimum-norm solution of J d = e (Moore and Penrose), damped as by Levenberg and Marquardt.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ohlora.directions import Direction, ranked, share_told_apart, unit
+from ohlora.errors import UserError
 from ohlora.networks.stylegan import Generator
 from ohlora.rng import stream
 from ohlora.sampling import MAPPING_CHUNK, SYNTHESIS_CHUNK, filled
@@ -33,7 +35,7 @@ def gradient_network(size: int) -> nn.Sequential:
     widths = [size, 768 + size // 4, 128 + size // 8]
     hidden = [
         layer
-        for inputs, outputs in zip(widths, widths[1:], strict=False)
+        for inputs, outputs in pairwise(widths)
         for layer in (nn.Linear(inputs, outputs), nn.Tanh(), nn.Dropout(NETWORK_DROPOUT))
     ]
     return nn.Sequential(*hidden, nn.Linear(widths[-1], 1))
@@ -145,22 +147,32 @@ def jacobians(readings: Readings, latents: np.ndarray, device: torch.device | st
     return torch.cat(parts).numpy()
 
 
-def minimum_norm_steps(jacobian: np.ndarray, ridge: float = 1e-3) -> np.ndarray:
-    """For each reading the shortest step that, to first order, raises it by one and leaves the others as they are.
+def minimum_norm_steps(jacobian: np.ndarray, wanted: int, ridge: float = 1e-3) -> np.ndarray:
+    """The shortest step that, to first order, raises one reading by one and leaves the others as they are.
 
     Args:
         jacobian: (N, Q, D) derivatives of readings in comparable units (standard deviations).
+        wanted: index of the reading that rises.
         ridge: damping, as a share of the mean squared derivative. Without it, readings that nearly go together ask for
-            steps beyond all bounds; with it such a step holds the others less still. The wanted one rises by one anyway.
+            steps beyond all bounds; with it such a step holds the others less still, and raises the wanted one anyway.
 
     Returns:
-        float64 (N, Q, D).
+        float64 (N, D).
+
+    Raises:
+        UserError: the wanted reading does not depend on a latent.
     """
     j = jacobian.astype(np.float64)
     gram = j @ j.swapaxes(1, 2)
-    mean_square = np.trace(gram, axis1=1, axis2=2) / gram.shape[1]
-    steps = np.linalg.solve(gram + (ridge * mean_square)[:, None, None] * np.eye(gram.shape[1]), j)
-    return steps / np.einsum("nqd,nqd->nq", j, steps)[:, :, None]
+    damping = ridge * np.trace(gram, axis1=1, axis2=2) / gram.shape[1] + np.finfo(float).tiny
+    weights = np.linalg.solve(gram + damping[:, None, None] * np.eye(gram.shape[1]), np.eye(gram.shape[1])[:, [wanted]])
+    steps = (j.swapaxes(1, 2) @ weights)[:, :, 0]
+    raised = np.einsum("nd,nd->n", j[:, wanted], steps)
+    if not (raised > 0).all():
+        raise UserError(
+            f"no direction: at {(~(raised > 0)).sum()} of {len(j)} latents no small step raises the reading"
+        )
+    return steps / raised[:, None]
 
 
 @dataclass(eq=False, repr=False)
@@ -170,7 +182,7 @@ class Jacobian(Direction):
     Args:
         readings: what is read from the images of latents, such as `image_readings`.
         wanted: the reading that is to rise; all others are held still.
-        moved: columns of the latents that may change (`Space.moved`); the direction is 0 in the others.
+        moved: columns of the latents that may change (`Space.moved`), None for all; the direction is 0 in the others.
         ridge: as in `minimum_norm_steps`.
         n_average: most samples whose steps make the mean direction.
         device: where the readings are made.
@@ -181,7 +193,7 @@ class Jacobian(Direction):
 
     readings: Readings | None = None
     wanted: int = 0
-    moved: slice = slice(None)
+    moved: slice | None = None
     ridge: float = 1e-3
     n_average: int = 64
     device: str = "cpu"
@@ -197,8 +209,9 @@ class Jacobian(Direction):
         if self.readings is None:
             raise ValueError("readings is None; expected a function of latents")
         jacobian = jacobians(self.readings, latents, self.device)
+        moved = slice(None) if self.moved is None else self.moved
         steps = np.zeros(latents.shape)
-        steps[:, self.moved] = minimum_norm_steps(jacobian[:, :, self.moved], self.ridge)[:, self.wanted]
+        steps[:, moved] = minimum_norm_steps(jacobian[:, :, moved], self.wanted, self.ridge)
         return steps
 
     def directions(self, latents: np.ndarray) -> np.ndarray:
