@@ -94,8 +94,8 @@ class Direction(BaseEstimator):
 
         Args:
             latents: finite (N, D).
-            scores: (N,); samples without one (NaN) are left out. The order of samples with different scores is of no
-                importance.
+            scores: (N,); samples without one (NaN, infinite) are left out. The order of samples with different scores
+                does not matter.
 
         Raises:
             UserError: fewer than 2 * MIN_EXTREMES scores, or equal ones only.
@@ -107,10 +107,13 @@ class Direction(BaseEstimator):
         if scores.ndim != 1:
             raise ValueError(f"scores have shape {scores.shape}; expected ({len(latents)},)")
         two_classes(scores, self.k_percent)
-        self._fit(latents, scores)
+        known = np.flatnonzero(np.isfinite(scores))
+        ranked = known[np.argsort(scores[known], kind="stable")]
+        self._fit(latents[ranked], scores[ranked])
         return self
 
     def _fit(self, latents: np.ndarray, scores: np.ndarray) -> None:
+        """Finds the direction from samples with scores, in the order of these: the lowest first."""
         raise NotImplementedError
 
     def directions(self, latents: np.ndarray) -> np.ndarray:
@@ -124,18 +127,13 @@ class Direction(BaseEstimator):
 
     def score(self, latents: np.ndarray, scores: np.ndarray) -> float:
         """Share of the lowest and of the highest `k_percent` that `predict` puts on their side, 0..1."""
-        low, high = two_classes(np.asarray(scores), self.k_percent)
         predicted = self.predict(latents)
+        low, high = two_classes(np.asarray(scores), self.k_percent)
         return float(np.mean(np.concatenate([predicted[low] <= 0, predicted[high] > 0])))
 
     def _checked(self, latents: np.ndarray) -> np.ndarray:
         check_is_fitted(self)
         return validate_data(self, latents, dtype=[np.float64, np.float32], reset=False)
-
-
-def ranked(scores: np.ndarray) -> np.ndarray:
-    """Indices of the known scores from the lowest to the highest: an order that does not depend on the samples'."""
-    return np.argsort(scores, kind="stable")[: np.isfinite(scores).sum()]
 
 
 # ---------------------------------------------------------------- linear models
@@ -227,7 +225,8 @@ class Ridge(LinearDirection):
         return RidgeCV(alphas=RIDGE_PENALTIES)
 
     def _fit(self, latents: np.ndarray, scores: np.ndarray) -> None:
-        train, test = train_test_split(ranked(scores), test_size=self.test_fraction, random_state=self.random_state)
+        rows = np.arange(len(scores))
+        train, test = train_test_split(rows, test_size=self.test_fraction, random_state=self.random_state)
         targets = scores - np.mean(scores[train], dtype=np.float64)
         model, scaled = self._fit_model(latents[train].astype(np.float64), targets[train], latents[test])
         self.accuracy_ = share_told_apart(model.predict(scaled), scores[test], self.k_percent)
@@ -245,9 +244,8 @@ def share_told_apart(predicted: np.ndarray, scores: np.ndarray, fraction: float)
 
 
 def correlations_with(latents: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Correlation of every column of latents (N, D) with the known scores (N,): float64 (D,), 0 where constant."""
-    known = ranked(scores)
-    x, y = latents[known].astype(np.float64), scores[known].astype(np.float64)
+    """Correlation of every column of latents (N, D) with the scores (N,): float64 (D,), 0 where constant."""
+    x, y = latents.astype(np.float64), scores.astype(np.float64)
     x, y = x - x.mean(axis=0), y - y.mean()
     norms = np.linalg.norm(x, axis=0) * np.linalg.norm(y)
     return np.divide(y @ x, norms, out=np.zeros(x.shape[1]), where=norms > 1e-9 * np.sqrt(len(y)))
@@ -267,7 +265,7 @@ class ComponentDirection(Direction):
         raise NotImplementedError
 
     def _fit(self, latents: np.ndarray, scores: np.ndarray) -> None:
-        components = self._components(latents[ranked(scores)])
+        components = self._components(latents)
         values = correlations_with(latents @ components.T, scores)
         self.component_ = int(np.abs(values).argmax())
         self.correlation_ = float(np.abs(values[self.component_]))

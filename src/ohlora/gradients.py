@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ohlora.directions import Direction, ranked, share_told_apart, unit
+from ohlora.directions import Direction, share_told_apart, unit
 from ohlora.errors import UserError
 from ohlora.networks.stylegan import Generator
 from ohlora.rng import stream
@@ -66,7 +66,7 @@ class GradientNetwork(Direction):
     device: str = "cpu"
 
     def _fit(self, latents: np.ndarray, scores: np.ndarray) -> None:
-        order = stream(self.random_state, "gradient", "split").permutation(ranked(scores))
+        order = stream(self.random_state, "gradient", "split").permutation(len(scores))
         held_back = max(1, round(self.test_fraction * len(order)))
         test, valid, train = order[:held_back], order[held_back : 2 * held_back], order[2 * held_back :]
         self.mean_ = latents[train].mean(axis=0)
@@ -74,7 +74,7 @@ class GradientNetwork(Direction):
         self._centre, self._scale = float(scores[train].mean()), max(float(scores[train].std()), 1e-12)
         targets = torch.from_numpy((scores - self._centre) / self._scale).float()[:, None]
         self._train(self._scaled(latents), targets, train, valid)
-        self.direction_ = unit(self.directions(latents[ranked(scores)]).mean(axis=0, dtype=np.float64))
+        self.direction_ = unit(self.directions(latents).mean(axis=0, dtype=np.float64))
         self.accuracy_ = share_told_apart(self.predict(latents[test]), scores[test] - self._centre, self.k_percent)
 
     def _train(self, inputs: Tensor, targets: Tensor, train: np.ndarray, valid: np.ndarray) -> None:
@@ -97,10 +97,11 @@ class GradientNetwork(Direction):
     def _scaled(self, latents: np.ndarray) -> Tensor:
         return torch.from_numpy((latents - self.mean_) / self.spread_).float()
 
+    @torch.enable_grad()
     def directions(self, latents: np.ndarray) -> np.ndarray:
         """float32 (N, D) of length 1: the network's gradient at each latent (N, D)."""
         parts = []
-        for chunk in self._scaled(latents).split(MAPPING_CHUNK):
+        for chunk in self._scaled(self._checked(latents)).split(MAPPING_CHUNK):
             x = chunk.to(self.device).requires_grad_()
             parts.append(torch.autograd.grad(self.network_(x).sum(), x)[0].cpu())
         return unit(torch.cat(parts).numpy())
@@ -133,6 +134,7 @@ def image_readings(generator: Generator, space: Space, *networks: nn.Module, col
     return read
 
 
+@torch.enable_grad()
 def jacobians(readings: Readings, latents: np.ndarray, device: torch.device | str = "cpu") -> np.ndarray:
     """Derivatives (N, Q, D) of the readings by the latents (N, D), in the latents' precision.
 
@@ -168,10 +170,9 @@ def minimum_norm_steps(jacobian: np.ndarray, wanted: int, ridge: float = 1e-3) -
     weights = np.linalg.solve(gram + damping[:, None, None] * np.eye(gram.shape[1]), np.eye(gram.shape[1])[:, [wanted]])
     steps = (j.swapaxes(1, 2) @ weights)[:, :, 0]
     raised = np.einsum("nd,nd->n", j[:, wanted], steps)
-    if not (raised > 0).all():
-        raise UserError(
-            f"no direction: at {(~(raised > 0)).sum()} of {len(j)} latents no small step raises the reading"
-        )
+    lost = int((~(raised > 0)).sum())
+    if lost:
+        raise UserError(f"no direction: at {lost} of {len(j)} latents no small step raises the wanted reading")
     return steps / raised[:, None]
 
 
@@ -199,10 +200,9 @@ class Jacobian(Direction):
     device: str = "cpu"
 
     def _fit(self, latents: np.ndarray, scores: np.ndarray) -> None:
-        order = ranked(scores)
-        chosen = order[np.linspace(0, len(order) - 1, min(self.n_average, len(order))).round().astype(int)]
+        chosen = np.linspace(0, len(scores) - 1, min(self.n_average, len(scores))).round().astype(int)
         self.direction_ = unit(self.directions(latents[chosen]).mean(axis=0, dtype=np.float64))
-        self.offset_ = float(latents[order].mean(axis=0) @ self.direction_)
+        self.offset_ = float(latents.mean(axis=0) @ self.direction_)
 
     def steps(self, latents: np.ndarray) -> np.ndarray:
         """Steps (N, D) that raise the wanted reading by one, to first order. Needs no fit."""
