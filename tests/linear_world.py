@@ -14,7 +14,7 @@ SCALE = 5.0  # score = SCALE * patch, so patches stay within [-1, 1]
 
 class Mapping(nn.Module):
     matrix: Tensor
-    z_dim, label_size = DIM, 0
+    z_dim, label_size, split = DIM, 0, 0
 
     def __init__(self) -> None:
         super().__init__()

@@ -12,7 +12,7 @@ from test_spaces import generator
 
 from ohlora.directions import (
     MIN_EXTREMES,
-    Channels,
+    Channel,
     Components,
     Conditional,
     Direction,
@@ -42,7 +42,7 @@ def jacobian(wanted: str = "eyes") -> Jacobian:
 
 
 SUPERVISED = [Svm(), Logistic(), Lda(), Ridge(), NETWORK]
-ALL: list[Direction] = [*SUPERVISED, Pca(), Components(components=np.eye(DIM)), Channels(n_channels=3), jacobian()]
+ALL: list[Direction] = [*SUPERVISED, Pca(), Components(components=np.eye(DIM)), Channel(n_channels=3), jacobian()]
 named = pytest.mark.parametrize("method", ALL, ids=lambda method: type(method).__name__)
 supervised = pytest.mark.parametrize("method", SUPERVISED, ids=lambda method: type(method).__name__)
 
@@ -165,7 +165,7 @@ OTHER_CONVENTIONS = {
 
 
 @parametrize_with_checks(
-    [Svm(), Logistic(), Lda(), Ridge(), Pca(), Channels(), GradientNetwork(epochs=2)],
+    [Svm(), Logistic(), Lda(), Ridge(), Pca(), Channel(), GradientNetwork(epochs=2)],
     expected_failed_checks=lambda _: OTHER_CONVENTIONS,
 )
 def test_conventions_of_scikit_learn(estimator: Any, check: Any) -> None:
@@ -199,10 +199,10 @@ def test_components_of_another_space_are_refused(samples: Samples) -> None:
 
 @torch.no_grad()
 def test_sefa_finds_what_moves_the_styles_of_its_layers_most() -> None:
-    made: Any = generator()
+    made = generator()
     planted = unit(stream(0, "sefa").standard_normal((2, 8)))
     for layer in range(made.synthesis.num_layers):
-        weight = made.synthesis.get_submodule(f"layer{layer}.style").weight
+        weight = made.synthesis.layer(layer).style.weight
         own = torch.from_numpy(planted[int(layer >= 2)])
         weight.copy_(weight + 10 * torch.outer(torch.where(torch.arange(len(weight)) % 2 == 0, 1.0, -1.0), own))
     for layers, expected in ((range(2), planted[0]), (range(2, 6), planted[1])):
@@ -216,7 +216,7 @@ def test_channels_are_those_that_drive_the_property() -> None:
     latents = stream(0, "channels").standard_normal((800, 30)) * np.linspace(0.1, 3, 30)
     latents[:, 5] = 1.0  # a constant channel drives nothing
     scores = 2 * latents[:, 3] / latents[:, 3].std() - latents[:, 17] / latents[:, 17].std()
-    one, two = (Channels(n_channels=n).fit(latents, scores) for n in (1, 2))
+    one, two = (Channel(n_channels=n).fit(latents, scores) for n in (1, 2))
     np.testing.assert_array_equal(one.direction_, np.eye(30, dtype=np.float32)[3])
     assert two.channels_.tolist() == [3, 17]
     assert two.direction_[3] > 0 > two.direction_[17]

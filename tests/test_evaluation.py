@@ -7,7 +7,10 @@ import pytest
 import torch
 from linear_world import Judge, world
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from test_gradients import Reader
+from test_spaces import generator
 
+from ohlora.directions import Ridge
 from ohlora.errors import UserError
 from ohlora.evaluation import (
     Readers,
@@ -15,13 +18,16 @@ from ohlora.evaluation import (
     evaluate,
     judge_columns,
     passes,
+    read_twice,
     run_cases,
 )
-from ohlora.properties import EXPRESSIONS, GROUPING, GROUPING_16
+from ohlora.properties import EXPRESSIONS, GROUPING, GROUPING_16, columns
 from ohlora.responses import correlations, weight_grid
 from ohlora.rng import standard_normal, stream
+from ohlora.sampling import sample
+from ohlora.spaces import SPACES, latents_of, named_space
 from ohlora.vector_plots import correlation_histograms, responses, stack, strip
-from ohlora.vectors import Directions, group_names
+from ohlora.vectors import Directions, find_directions, group_names, make_tasks
 
 WEIGHTS = {
     "eyes": [-1.2, 1.2],
@@ -50,6 +56,8 @@ def true_directions(sign: float = 1.0, grouping: tuple[str, ...] = GROUPING) -> 
         np.array(EXPRESSIONS),
         np.array(grouping),
         np.zeros(len(grouping)),
+        np.array("w"),
+        np.array(["svm"] * 3),
     )
 
 
@@ -113,6 +121,27 @@ def test_true_directions_pass_every_case_and_the_judge_agrees() -> None:
     assert np.isnan(results.judge["pose", "roll"]).all()
     crossed = results.cross[:, ~np.eye(3, dtype=bool)]
     assert np.abs(crossed).max() < 0.05
+
+
+@pytest.mark.parametrize("name", [*SPACES, "w+2-3", "s2-3"])
+def test_vectors_of_every_position_move_the_images_of_their_own_latents(name: str) -> None:
+    space, made, cnn = named_space(name), generator("v9"), Reader()
+    used = Readers(made, cnn, Judge(), torch.device("cpu"), 8, space)
+    z = standard_normal(0, "cases", (200, 8))
+    w, moved = latents_of(space, made, z, "cpu"), space.moved(made)
+    scores, _ = read_twice(used, w, [])
+    # Latents rounded otherwise turn a few of 256 levels.
+    np.testing.assert_allclose(scores, sample(made, cnn, z, 8, "cpu").scores, atol=0.01)
+    assert scores.std(axis=0).min() > 0.05
+    tasks = make_tasks(np.zeros(200, int), [""], scores[:, columns(EXPRESSIONS)], EXPRESSIONS, 0.2)
+    found = find_directions(w, tasks, [], np.empty(0), dict.fromkeys(EXPRESSIONS, Ridge()), name, moved)
+    assert found.space == name
+    still = np.ones(w.shape[1], bool)
+    still[moved] = False
+    assert (found.vectors[:, :, still] == 0).all()
+    cases = run_cases(used, found, z[:3], WEIGHTS)
+    np.testing.assert_allclose(cases.w, w[:3], atol=1e-5)
+    assert cases.scores.std(axis=1).min() > 0
 
 
 def test_a_reversed_vector_fails_every_case() -> None:

@@ -1,6 +1,7 @@
 """Parameters: what is refused, in one line that says what is allowed."""
 
 import re
+import typing
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ import pytest
 from conftest import ROOT, WriteParams
 from dvc.utils.hydra import apply_overrides
 
+from ohlora.directions import METHODS
 from ohlora.errors import UserError
-from ohlora.params import Params, fingerprint, load_params
+from ohlora.params import Method, OtherMethod, Params, fingerprint, load_params
 from ohlora.properties import GROUPING, GROUPING_16
+from ohlora.spaces import SPACES, named_space
 
 REFUSED = [
     ("k_percent", -5, "above 0 to 0.5"),
@@ -41,6 +44,10 @@ REFUSED = [
     ("vectors.groups", ["hair_color", "hair_color"], "twice"),
     ("vectors.groups", [], "at least 1"),
     ("vectors.generator", "v2", "base, v1, v8, v9"),
+    ("vectors.space", "x", "z, w, mapping_split1, mapping_split2, w+, s, or layers"),
+    ("vectors.space", "w4-7", "w+4-7"),
+    ("vectors.method", "same", "one of svm, logistic, lda, ridge, pca, channel"),
+    ("vectors.method_of.mouth", "gan", "one of same, svm, logistic, lda, ridge, pca, channel"),
     ("finetune.v9.epochs", 0, "from 1"),
     ("finetune.batch_size", 512, "at least finetune.batch_size, 512"),
     ("finetune.v1.rate_factor", 0, "above 0"),
@@ -73,6 +80,13 @@ def leaves(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def test_defaults_are_valid() -> None:
     assert isinstance(load_params(ROOT / "params.yaml"), Params)
+
+
+def test_positions_and_methods_are_those_of_the_library(write_params: WriteParams) -> None:
+    for space in (*SPACES, "w+0-3", "s4-7"):
+        assert named_space(load_params(write_params({"vectors.space": space})).vectors.space).name == space
+    assert list(typing.get_args(Method)) == list(METHODS)
+    assert typing.get_args(OtherMethod) == ("same", *METHODS)
 
 
 def test_groups_may_be_made_by_the_hairstyle_too(write_params: WriteParams) -> None:

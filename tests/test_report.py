@@ -18,9 +18,10 @@ from linear_world import world
 from PIL import Image
 from ruamel.yaml import YAML
 
+from ohlora.directions import Lda, Ridge
 from ohlora.errors import UserError
 from ohlora.files import load_npz, save_npz
-from ohlora.properties import ALL_PROPERTY_NAMES, GROUPING_16
+from ohlora.properties import ALL_PROPERTY_NAMES, BY_NAME, EXPRESSIONS, GROUPING_16
 from ohlora.report import (
     Picture,
     Table,
@@ -109,8 +110,9 @@ def inside(folder: Path, outputs: int = 8) -> Iterator[None]:
     generator, cnn, judge = world(outputs)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for stage in (sample_stage, test_vectors):
+        for stage in (sample_stage, vectors, test_vectors):
             patch.setattr(stage, "named_generator", lambda name, device: generator)
+        for stage in (sample_stage, test_vectors):
             patch.setattr(stage, "load_property_cnn", lambda path: cnn)
         patch.setattr(test_vectors, "load_bundled", lambda name: judge)
         yield
@@ -229,6 +231,47 @@ def test_scores_missing_in_the_table_are_left_out_of_the_medians(workspace: Path
     table.to_csv("data/property_cnn/scores_cnn.csv", index=False)
     with pytest.raises(UserError, match="no score of hair_color"):
         vectors.medians_of(["hair_length", "hair_color"])
+
+
+def test_vectors_are_the_originals_unless_asked_otherwise(done: Path) -> None:
+    found = load_npz(done / "models/vectors/vectors.npz")
+    assert found["space"] == "w"
+    assert found["methods"].tolist() == ["svm"] * 3
+
+
+def test_each_property_may_have_a_method_of_its_own(workspace: Path, default_params: dict[str, Any]) -> None:
+    changes = {"vectors.method": "ridge", "vectors.method_of.eyes": "lda", "vectors.groups": ["hair_length"]}
+    write_params(workspace, default_params, {**changes, "test_vectors.n_strips": 0})
+    run_all()
+    found, samples = load_npz("models/vectors/vectors.npz"), load_npz("data/sample/samples.npz")
+    assert found["methods"].tolist() == ["lda", "ridge", "ridge"]
+    high = samples["scores"][:, BY_NAME["hair_length"].index] >= found["medians"][0]
+    for column, (name, method) in enumerate(zip(EXPRESSIONS, (Lda(), Ridge(), Ridge()), strict=True)):
+        fit = method.fit(samples["w"][high], samples["scores"][high, BY_NAME[name].index])
+        np.testing.assert_array_equal(found["vectors"][0, column], fit.direction_)
+        assert found["accuracy"][0, column] == fit.accuracy_
+    assert json.loads(Path("metrics/test_vectors.json").read_text())["passed"]["rate"] == 1
+
+
+def test_vectors_may_be_found_and_tested_in_another_space(workspace: Path, default_params: dict[str, Any]) -> None:
+    changes = {"vectors.space": "z", "vectors.groups": ["hair_length"], "vectors.method": "ridge"}
+    write_params(workspace, default_params, changes)
+    run_all()
+    found, generator = load_npz("models/vectors/vectors.npz"), world()[0]
+    assert found["space"] == "z"
+    expected = np.stack([generator.mapping.matrix.numpy() @ generator.direction(name) for name in EXPRESSIONS])
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    assert np.einsum("gpd,pd->gp", found["vectors"], expected).min() > 0.95
+    cases = load_npz("data/test_vectors/cases.npz")
+    np.testing.assert_array_equal(cases["w"], cases["z"])
+    assert json.loads(Path("metrics/test_vectors.json").read_text())["passed"]["rate"] == 1
+
+
+def test_a_position_that_the_generator_lacks_is_one_line(workspace: Path, default_params: dict[str, Any]) -> None:
+    sample_stage.run()
+    write_params(workspace, default_params, {"vectors.space": "mapping_split1"})
+    with pytest.raises(UserError, match=r"^space mapping_split1: this generator's mapping has one branch.*$"):
+        vectors.run()
 
 
 def test_too_few_samples_leave_no_vectors(workspace: Path, default_params: dict[str, Any]) -> None:

@@ -81,7 +81,8 @@ class Direction(BaseEstimator):
     Attributes:
         direction_: float32 (D,) of length 1; adding it raises the property.
         offset_: `predict` is 0 where latents @ direction_ equals it.
-        accuracy_: share of held-back extremes that `predict` puts on their side, 0..1 (supervised methods).
+        accuracy_: share of the extremes that `predict` puts on their side, 0..1; of samples held back if the method
+            learns more from the scores than a choice and a sign.
         n_features_in_: D.
     """
 
@@ -115,6 +116,12 @@ class Direction(BaseEstimator):
     def _fit(self, latents: np.ndarray, scores: np.ndarray) -> None:
         """Finds the direction from samples with scores, in the order of these: the lowest first."""
         raise NotImplementedError
+
+    def _through_mean(self, direction: np.ndarray, latents: np.ndarray, scores: np.ndarray) -> None:
+        """Takes a direction (D,) of any length whose `predict` is 0 at the mean latent."""
+        self.direction_ = unit(direction)
+        self.offset_ = float(latents.mean(axis=0) @ self.direction_)
+        self.accuracy_ = self.score(latents, scores)
 
     def directions(self, latents: np.ndarray) -> np.ndarray:
         """float32 (N, D) of length 1: the direction at each latent (N, D), for most methods always the same."""
@@ -269,8 +276,7 @@ class ComponentDirection(Direction):
         values = correlations_with(latents @ components.T, scores)
         self.component_ = int(np.abs(values).argmax())
         self.correlation_ = float(np.abs(values[self.component_]))
-        self.direction_ = unit(components[self.component_] * np.sign(values[self.component_]))
-        self.offset_ = float(latents.mean(axis=0) @ self.direction_)
+        self._through_mean(components[self.component_] * np.sign(values[self.component_]), latents, scores)
 
 
 @dataclass(eq=False, repr=False)
@@ -303,13 +309,13 @@ def sefa(generator: Generator, count: int, layers: Sequence[int] | None = None) 
     They are the eigenvectors of A^T A with the largest eigenvalues; A is the styles' weights, each row of length 1.
     """
     chosen = range(generator.synthesis.num_layers) if layers is None else layers
-    weights = [generator.synthesis.get_submodule(f"layer{i}.style").weight.detach().cpu().numpy() for i in chosen]
+    weights = [generator.synthesis.layer(i).style.weight.detach().cpu().numpy() for i in chosen]
     rows = unit(np.concatenate(weights)).astype(np.float64)
     return np.linalg.eigh(rows.T @ rows)[1].T[::-1][:count].astype(np.float32)
 
 
 @dataclass(eq=False, repr=False)
-class Channels(Direction):
+class Channel(Direction):
     """StyleSpace: the `n_channels` numbers that correlate with the scores most; with 1 an axis of the space.
 
     Several are moved each by its correlation times its standard deviation.
@@ -325,8 +331,12 @@ class Channels(Direction):
         self.channels_ = np.argsort(-np.abs(values), kind="stable")[: self.n_channels]
         direction = np.zeros(latents.shape[1])
         direction[self.channels_] = (values * latents.std(axis=0, dtype=np.float64))[self.channels_]
-        self.direction_ = unit(direction)
-        self.offset_ = float(latents.mean(axis=0) @ self.direction_)
+        self._through_mean(direction, latents, scores)
+
+
+METHODS: dict[str, type[Direction]] = {
+    method.__name__.lower(): method for method in (Svm, Logistic, Lda, Ridge, Pca, Channel)
+}
 
 
 # ---------------------------------------------------------------- other properties held still

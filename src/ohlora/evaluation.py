@@ -13,7 +13,8 @@ from ohlora.judging import COUNTERPARTS, counterparts
 from ohlora.networks.stylegan import Generator, to_uint8
 from ohlora.properties import columns
 from ohlora.responses import correlations, weight_grid
-from ohlora.sampling import map_latents, read_images, synthesise
+from ohlora.sampling import read_images, synthesise
+from ohlora.spaces import Space, W, latents_of
 from ohlora.vector_plots import strip
 from ohlora.vectors import Directions, assign_groups
 
@@ -49,13 +50,14 @@ def passes(values: np.ndarray, thresholds: Sequence[float]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Readers:
-    """What makes and reads images, all in eval mode on `device`; `batch_size` images at once."""
+    """What makes and reads images, all in eval mode on `device`; `batch_size` images at once of latents of `space`."""
 
     generator: Generator
     property_cnn: nn.Module
     judge: nn.Module
     device: torch.device
     batch_size: int
+    space: Space = W
 
 
 @torch.inference_mode()
@@ -76,7 +78,7 @@ def read_twice(readers: Readers, w: np.ndarray, judged: Sequence[str]) -> tuple[
         columns = [np.asarray(attributes[name], dtype=np.float32) for name in judged]
         return scores, np.stack(columns, axis=1) if judged else np.empty((len(images), 0), np.float32)
 
-    parts = list(read_images(readers.generator, w, read, readers.batch_size, readers.device))
+    parts = list(read_images(readers.generator, w, read, readers.batch_size, readers.device, draw=readers.space.draw))
     scores, readings = zip(*parts, strict=True)
     return np.concatenate(scores), np.concatenate(readings)
 
@@ -86,7 +88,8 @@ class Cases:
     """The test of N latents with M images each.
 
     Attributes:
-        z, w: float32 (N, D) latents before editing.
+        z: float32 (N, z_dim).
+        w: float32 (N, D), their latents in the readers' space before editing.
         groups: int64 (N,), index into the directions' groups.
         asked: float32 (M, P) weights.
         scores: float32 (N, M, P), the property CNN's readings.
@@ -115,7 +118,7 @@ def run_cases(readers: Readers, directions: Directions, z: np.ndarray, weights: 
         weights: weights of each property of the directions.
     """
     names = directions.properties.tolist()
-    w = map_latents(readers.generator, z, readers.device)
+    w = latents_of(readers.space, readers.generator, z, readers.device)
     found, needed = directions.vectors.shape[-1], w.shape[1]
     if found != needed:
         raise UserError(f"vectors of {found} numbers, latents of {needed}: find the vectors again (stage vectors)")
@@ -184,7 +187,8 @@ def draw_strip(
     names = results.properties
     grid = np.concatenate([np.outer(steps, axis) for axis in np.eye(len(names))]).astype(np.float32)
     moved = edited(cases.w[case : case + 1], directions.vectors[cases.groups[case : case + 1]], grid)[0]
-    images = torch.cat(list(synthesise(readers.generator, moved, readers.batch_size, readers.device)))
+    drawn = synthesise(readers.generator, moved, readers.batch_size, readers.device, draw=readers.space.draw)
+    images = torch.cat(list(drawn))
     pixels = to_uint8(images).permute(0, 2, 3, 1).cpu().numpy()
     numbers = ", ".join(f"{name} {value:+.2f}" for name, value in zip(names, results.own[case], strict=True))
     verdict = "passed" if results.passed[case] else "not passed"

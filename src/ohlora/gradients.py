@@ -201,8 +201,7 @@ class Jacobian(Direction):
 
     def _fit(self, latents: np.ndarray, scores: np.ndarray) -> None:
         chosen = np.linspace(0, len(scores) - 1, min(self.n_average, len(scores))).round().astype(int)
-        self.direction_ = unit(self.directions(latents[chosen]).mean(axis=0, dtype=np.float64))
-        self.offset_ = float(latents.mean(axis=0) @ self.direction_)
+        self._through_mean(self.directions(latents[chosen]).mean(axis=0, dtype=np.float64), latents, scores)
 
     def steps(self, latents: np.ndarray) -> np.ndarray:
         """Steps (N, D) that raise the wanted reading by one, to first order. Needs no fit."""

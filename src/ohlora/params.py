@@ -201,10 +201,28 @@ class Tsne(Section):
     max_points: int = Field(ge=10, le=100_000, description="most points of each class of a group")
 
 
+Method = Literal["svm", "logistic", "lda", "ridge", "pca", "channel"]
+OtherMethod = Literal["same", "svm", "logistic", "lda", "ridge", "pca", "channel"]
+
+
+class OtherMethods(Section):
+    """Methods of single properties where they differ from `vectors.method`."""
+
+    eyes: OtherMethod
+    mouth: OtherMethod
+    pose: OtherMethod
+
+
 class Vectors(Section):
     """The search for vectors."""
 
     generator: Literal["base", "v1", "v8", "v9"]
+    space: str = Field(
+        pattern=r"^(z|w|mapping_split1|mapping_split2|w\+|s|(w\+|s)\d{1,3}-\d{1,3})$",
+        description="z, w, mapping_split1, mapping_split2, w+, s, or layers of the last two such as w+4-7",
+    )
+    method: Method
+    method_of: OtherMethods
     groups: Annotated[
         list[Literal["hair_color", "hair_length", "background_mean", "hairstyle"]],
         Field(min_length=1, max_length=4),

@@ -93,6 +93,8 @@ class Directions:
         properties: text (P,).
         grouping: text (L,), the properties that make the groups.
         medians: float64 (L,), their cut-offs.
+        space: text (), the position of the latents.
+        methods: text (P,), how the vectors of each property were found.
     """
 
     vectors: np.ndarray
@@ -102,6 +104,8 @@ class Directions:
     properties: np.ndarray
     grouping: np.ndarray
     medians: np.ndarray
+    space: np.ndarray
+    methods: np.ndarray
 
 
 AXES = {
@@ -112,6 +116,8 @@ AXES = {
     "properties": "p",
     "grouping": "l",
     "medians": "l",
+    "space": "",
+    "methods": "p",
 }
 
 
@@ -121,27 +127,34 @@ def find_directions(
     grouping: Sequence[str],
     medians: np.ndarray,
     estimators: Mapping[str, Direction],
+    space: str = "w",
+    moved: slice = slice(None),
 ) -> Directions:
     """Fits every task.
 
     Args:
-        latents: float32 (N, D).
+        latents: float32 (N, D), of `space`.
         tasks: from `make_tasks`, all properties of all groups.
         grouping: the properties that make the groups, and their cut-offs `medians`.
         estimators: each property's method; only copies of it are fitted.
+        moved: the columns of the latents that are searched; vectors are 0 in the others.
     """
     groups = list(dict.fromkeys(task.group for task in tasks))
     properties = list(dict.fromkeys(task.property for task in tasks))
     shape = (len(groups), len(properties))
-    fits = [clone(estimators[task.property]).fit(latents[task.members], task.scores) for task in tasks]
+    fits = [clone(estimators[task.property]).fit(latents[task.members, moved], task.scores) for task in tasks]
+    vectors = np.zeros((len(tasks), latents.shape[1]), np.float32)
+    vectors[:, moved] = [fit.direction_ for fit in fits]
     return Directions(
-        vectors=np.stack([fit.direction_ for fit in fits]).reshape(*shape, latents.shape[1]),
+        vectors=vectors.reshape(*shape, -1),
         accuracy=np.array([fit.accuracy_ for fit in fits]).reshape(shape),
         class_sizes=np.array([len(task.low) for task in tasks]).reshape(shape),
         groups=np.array(groups),
         properties=np.array(properties),
         grouping=np.array(grouping),
         medians=np.asarray(medians, dtype=np.float64),
+        space=np.array(space),
+        methods=np.array([type(estimators[name]).__name__.lower() for name in properties]),
     )
 
 

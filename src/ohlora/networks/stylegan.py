@@ -307,12 +307,12 @@ class Synthesis(nn.Module):
             raise ValueError(
                 f"w has shape {tuple(w.shape)}; expected (N, {self.w_dim}) or (N, {self.num_layers}, {self.w_dim})"
             )
-        return [self._part(index).style(wp[:, index]) for index in range(self.num_layers)]
+        return [self.layer(index).style(wp[:, index]) for index in range(self.num_layers)]
 
     @property
     def style_sizes(self) -> list[int]:
         """2C of every layer."""
-        return [len(self._part(index).style.bias) for index in range(self.num_layers)]
+        return [len(self.layer(index).style.bias) for index in range(self.num_layers)]
 
     def draw(self, styles: Sequence[Tensor], noise: Noise = "const", lod: float | None = None) -> Tensor:
         """Images of the styles of all layers; otherwise as `forward`."""
@@ -333,11 +333,12 @@ class Synthesis(nn.Module):
             image = image.lerp(F.interpolate(coarse, scale_factor=2.0, mode="nearest"), blend)
         return image
 
-    def _part(self, index: int) -> SynthesisLayer:
+    def layer(self, index: int) -> SynthesisLayer:
+        """The styled layer of this number, from 0 up to the image."""
         return getattr(self, f"layer{index}")
 
     def _layer(self, index: int, x: Tensor | None, styles: Sequence[Tensor], noise: Noise) -> Tensor:
-        layer = self._part(index)
+        layer = self.layer(index)
         x = layer.convolve(x, len(styles[index]))
         return self.epilogue(x, layer.noise(noise, x), layer.apply_noise.weight, layer.bias, styles[index])
 

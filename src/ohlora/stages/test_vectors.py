@@ -8,6 +8,7 @@ from ohlora.files import save_npz, write_csv, write_json
 from ohlora.params import TestVectors
 from ohlora.plots import save_figure, save_image
 from ohlora.rng import standard_normal
+from ohlora.spaces import named_space
 from ohlora.stages import Stage
 from ohlora.stages.generators import named_generator
 from ohlora.stages.paths import CASE_ARRAYS, CASES, METRICS, PLOT, PROPERTY_CNN, VECTORS
@@ -88,14 +89,15 @@ def run() -> None:
     """Writes the cases, their readings, the means, strips and figures."""
     with Stage("test_vectors", "seed", "vectors.generator", "test_vectors") as stage:
         params = stage.params.test_vectors
+        directions = load_directions(VECTORS)
         readers = Readers(
             named_generator(stage.params.vectors.generator, stage.device),
             load_property_cnn(PROPERTY_CNN).to(stage.device),
             load_bundled("judge").to(stage.device),
             stage.device,
             stage.params.sample.batch_size,
+            named_space(str(directions.space)),
         )
-        directions = load_directions(VECTORS)
         z = standard_normal(stage.seed, "test_vectors", (params.n_cases, readers.generator.mapping.z_dim))
         cases = run_cases(readers, directions, z, params.weights.model_dump())
         results = evaluate(cases, directions.properties.tolist(), params.thresholds.model_dump())

@@ -2,17 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 
-from ohlora.directions import Svm
+from ohlora.directions import METHODS, Direction
 from ohlora.errors import UserError
 from ohlora.files import load_npz, read_csv, save_npz, write_json
 from ohlora.params import Params, Tsne
 from ohlora.plots import save_figure
 from ohlora.properties import EXPRESSIONS, columns
 from ohlora.rng import stream
+from ohlora.spaces import W, latents_of, named_space
 from ohlora.stages import Stage
+from ohlora.stages.generators import named_generator
 from ohlora.stages.paths import METRICS, PLOT, SAMPLES, SCORES_CNN, VECTORS
 from ohlora.vector_plots import tsne_page
 from ohlora.vectors import (
@@ -64,24 +67,41 @@ def summary(directions: Directions, sizes: np.ndarray) -> dict[str, object]:
     }
 
 
-def search(params: Params, latents: np.ndarray, scores: np.ndarray) -> tuple[Directions, list[Task], np.ndarray]:
-    """The directions, their tasks, and the sizes of the groups."""
+def methods(params: Params) -> dict[str, Direction]:
+    """The method of each expression, not yet fitted."""
+    found = {}
+    for name, other in params.vectors.method_of:
+        method = params.vectors.method if other == "same" else other
+        svm = params.vectors.svm
+        settings: dict[str, Any] = {"C": svm.C, "max_iter": svm.max_iter} if method == "svm" else {}
+        found[name] = METHODS[method](params.k_percent, svm.test_fraction, params.seed, **settings)
+    return found
+
+
+def search(
+    params: Params, latents: np.ndarray, scores: np.ndarray, moved: slice = slice(None)
+) -> tuple[Directions, list[Task], np.ndarray]:
+    """The directions, 0 in the columns that are not moved, their tasks, and the sizes of the groups."""
     grouping = list(params.vectors.groups)
     split_by, expressions = (scores[:, columns(chosen, scores.shape[1])] for chosen in (grouping, EXPRESSIONS))
     medians, names = medians_of(grouping), group_names(len(grouping))
     groups = assign_groups(split_by, medians)
     tasks = make_tasks(groups, names, expressions, EXPRESSIONS, params.k_percent)
-    svm = Svm(k_percent=params.k_percent, random_state=params.seed, **params.vectors.svm.model_dump())
     sizes = np.bincount(groups[groups >= 0], minlength=len(names))
-    return find_directions(latents, tasks, grouping, medians, dict.fromkeys(EXPRESSIONS, svm)), tasks, sizes
+    space = params.vectors.space
+    return find_directions(latents, tasks, grouping, medians, methods(params), space, moved), tasks, sizes
 
 
 def run() -> None:
     """Writes the vectors, their accuracies, and a page of t-SNE maps."""
-    with Stage("vectors", "seed", "k_percent", "vectors.groups", "vectors.svm", "vectors.tsne") as stage:
-        samples = load_npz(SAMPLES, w="nd", scores="np")
-        directions, tasks, sizes = search(stage.params, samples["w"], samples["scores"])
+    with Stage("vectors", "seed", "k_percent", "vectors") as stage:
+        samples = load_npz(SAMPLES, z="nz", w="nd", scores="np")
+        space, latents, moved = named_space(stage.params.vectors.space), samples["w"], slice(None)
+        if space != W:
+            generator = named_generator(stage.params.vectors.generator, stage.device)
+            latents, moved = latents_of(space, generator, samples["z"], stage.device), space.moved(generator)
+        directions, tasks, sizes = search(stage.params, latents, samples["scores"], moved)
         save_npz(VECTORS, **asdict(directions))
         write_json(METRICS.format("vectors"), summary(directions, sizes))
-        maps = maps_of(samples["w"], tasks, stage.params.vectors.tsne, stage.seed)
+        maps = maps_of(latents[:, moved], tasks, stage.params.vectors.tsne, stage.seed)
         save_figure(PLOT.format("vectors_tsne"), tsne_page(maps, directions.accuracy))
