@@ -21,13 +21,14 @@ from ohlora.evaluation import (
     read_twice,
     run_cases,
 )
+from ohlora.gradients import GradientNetwork, Jacobian, image_readings
 from ohlora.properties import EXPRESSIONS, GROUPING, GROUPING_16, columns
 from ohlora.responses import correlations, weight_grid
 from ohlora.rng import standard_normal, stream
 from ohlora.sampling import sample
-from ohlora.spaces import SPACES, latents_of, named_space
+from ohlora.spaces import SPACES, W, latents_of, named_space
 from ohlora.vector_plots import correlation_histograms, responses, stack, strip
-from ohlora.vectors import Directions, find_directions, group_names, make_tasks
+from ohlora.vectors import Directions, LocalDirections, find_directions, group_names, make_tasks
 
 WEIGHTS = {
     "eyes": [-1.2, 1.2],
@@ -121,6 +122,21 @@ def test_true_directions_pass_every_case_and_the_judge_agrees() -> None:
     assert np.isnan(results.judge["pose", "roll"]).all()
     crossed = results.cross[:, ~np.eye(3, dtype=bool)]
     assert np.abs(crossed).max() < 0.05
+
+
+def test_directions_of_each_latents_own_take_the_place_of_the_groups() -> None:
+    used, reversed_, wanted = readers(), true_directions(-1.0), columns(EXPRESSIONS)
+    jacobian = Jacobian(
+        readings=image_readings(used.generator, W, used.property_cnn, columns=wanted), wanted=EXPRESSIONS.index("pose")
+    )
+    samples = sample(used.generator, used.property_cnn, standard_normal(0, "search", (1500, 24)), 64, "cpu")
+    network = GradientNetwork(epochs=8).fit(samples.w, samples.scores[:, wanted[0]])
+    local = {"eyes": lambda w, _: network.directions(w), "pose": lambda w, _: jacobian.directions(w)}
+    directions = LocalDirections(**vars(reversed_), local=local)
+    results = evaluate(run_cases(used, directions, latents(40), WEIGHTS), EXPRESSIONS, THRESHOLDS)
+    assert not evaluate(run_cases(used, reversed_, latents(4), WEIGHTS), EXPRESSIONS, THRESHOLDS).passed.any()
+    assert results.passed.mean() > 0.9
+    assert results.own[:, 1:].min() > 0.99  # mouth by the true direction, pose by the exact derivative
 
 
 @pytest.mark.parametrize("name", [*SPACES, "w+2-3", "s2-3"])

@@ -132,7 +132,7 @@ def run_cases(readers: Readers, directions: Directions, z: np.ndarray, weights: 
     with tqdm(total=len(z), desc="test_vectors", unit="case", disable=None) as bar:
         # A few cases at a time: the edited latents of all of them need not fit into memory.
         for chunk in np.array_split(np.arange(len(z)), -(-len(z) // CASES_AT_ONCE)):
-            moved = edited(w[chunk], directions.vectors[groups[chunk]], asked)
+            moved = edited(w[chunk], directions.at(w[chunk], groups[chunk]), asked)
             score, reading = read_twice(readers, moved.reshape(-1, w.shape[1]), judged)
             scores.append(score[:, columns(names)].reshape(len(chunk), len(asked), -1))
             readings.append(reading.reshape(len(chunk), len(asked), -1))
@@ -186,7 +186,8 @@ def draw_strip(
     """Faces of one case, uint8 (H, W, 3): a row for each property at these weights while the others stay 0."""
     names = results.properties
     grid = np.concatenate([np.outer(steps, axis) for axis in np.eye(len(names))]).astype(np.float32)
-    moved = edited(cases.w[case : case + 1], directions.vectors[cases.groups[case : case + 1]], grid)[0]
+    w, group = cases.w[case : case + 1], cases.groups[case : case + 1]
+    moved = edited(w, directions.at(w, group), grid)[0]
     drawn = synthesise(readers.generator, moved, readers.batch_size, readers.device, draw=readers.space.draw)
     images = torch.cat(list(drawn))
     pixels = to_uint8(images).permute(0, 2, 3, 1).cpu().numpy()

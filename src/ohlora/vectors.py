@@ -1,6 +1,6 @@
 """Vectors of every group and property: which samples each is found from, the file they are kept in, t-SNE maps."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import product
@@ -106,6 +106,28 @@ class Directions:
     medians: np.ndarray
     space: np.ndarray
     methods: np.ndarray
+
+    def at(self, latents: np.ndarray, groups: np.ndarray) -> np.ndarray:
+        """float32 (n, P, D): the vectors for latents (n, D) of groups (n,), indices."""
+        return self.vectors[groups]
+
+
+@dataclass(frozen=True)
+class LocalDirections(Directions):
+    """Directions of which some are each latent's own, as those of `ohlora.gradients`.
+
+    Attributes:
+        local: for these properties: (latents (n, D), groups (n,)) -> (n, D) of length 1; the others' are `vectors`.
+    """
+
+    local: Mapping[str, Callable[[np.ndarray, np.ndarray], np.ndarray]]
+
+    def at(self, latents: np.ndarray, groups: np.ndarray) -> np.ndarray:
+        """As `Directions.at`."""
+        found, names = super().at(latents, groups), self.properties.tolist()
+        for name, directions in self.local.items():
+            found[:, names.index(name)] = directions(latents, groups)
+        return found
 
 
 AXES = {
