@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from ohlora import distributed
 from ohlora.errors import UserError
 from ohlora.files import save_tensors
 from ohlora.gan.data import RealImages, box_downsample
-from ohlora.gan.losses import PenaltyWeight, discriminator_loss, generator_loss, r1_penalty
+from ohlora.gan.losses import PenaltyWeight, discriminator_loss, generator_loss, path_lengths, r1_penalty
 from ohlora.gan.trainer import GanSchedule, GanTrainer, Phase
 from ohlora.networks.stylegan import Discriminator, Generator
 from ohlora.pretrain.evaluate_gan import closest_pair, frechet_distance
@@ -66,6 +67,31 @@ def test_r1_is_the_squared_gradient() -> None:
     weight = torch.tensor([1.0, -2.0, 3.0]).view(1, 3, 1, 1)
     penalty = r1_penalty(lambda x: (x * weight).sum(dim=(1, 2, 3)), torch.randn(5, 3, 2, 2))
     assert penalty.item() == pytest.approx(4 * 14)
+
+
+def test_path_length_is_that_of_the_pulled_back_noise() -> None:
+    matrix = torch.randn(3 * 2 * 2, 7, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(1)
+    lengths = path_lengths(lambda w: (w.sum(dim=1) @ matrix.T).view(-1, 3, 2, 2), torch.randn(5, 2, 7))
+    torch.manual_seed(1)
+    torch.randn(5, 2, 7)
+    pulled = (torch.randn(5, 3, 2, 2) / 2).flatten(1) @ matrix  # the same for both layers
+    torch.testing.assert_close(lengths, pulled.norm(dim=1))
+
+
+def test_path_penalty_moves_the_generator_and_survives_a_stop(tmp_path: Path) -> None:
+    even = replace(SCHEDULE, path_weight=2.0, path_interval=2)
+    whole, plain = run(tmp_path / "whole", even), run(tmp_path / "plain")
+    assert not same(whole, plain)
+    assert whole.path_length > 0
+    first = trainer(even)
+    for _ in range(4):
+        first.step()
+    second = trainer(even)
+    second.load(first.state())
+    while second.shown < even.images:
+        second.step()
+    assert same(whole, second)
 
 
 def test_penalty_follows_the_margin() -> None:
@@ -165,6 +191,7 @@ def test_a_run_goes_on_from_trained_networks(tmp_path: Path) -> None:
         decay=0,
         batch_size=8,
         learning_rate=0.002,
+        path_weight=0,
         look_every=1000,
     )
     first, second = networks(params, None)

@@ -1,5 +1,6 @@
-"""Losses of adversarial training, and the controller of the gradient penalty."""
+"""Losses of adversarial training, the controller of the gradient penalty, and the penalty on uneven latent spaces."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -24,6 +25,23 @@ def r1_penalty(discriminator: Callable[..., Tensor], images: Tensor, **arguments
     logits = discriminator(images, **arguments)
     (gradient,) = torch.autograd.grad(logits.float().sum(), images, create_graph=True)
     return gradient.float().square().sum(dim=(1, 2, 3)).mean()
+
+
+def path_lengths(draw: Callable[[Tensor], Tensor], w: Tensor) -> Tensor:
+    """How far images move per step of w, float32 (N,), along a random direction of the image (Karras et al. 2020).
+
+    Args:
+        draw: w of every layer (N, L, D) -> images (N, 3, H, W), differentiable twice.
+        w: (N, L, D).
+
+    Returns:
+        Root mean square over the layers of the lengths of J^T y, y normal with variance 1 / (H W).
+    """
+    w = w.detach().requires_grad_(True) if not w.requires_grad else w
+    images = draw(w)
+    noise = torch.randn_like(images) / math.sqrt(images.shape[2] * images.shape[3])
+    (gradient,) = torch.autograd.grad((images * noise).float().sum(), w, create_graph=True)
+    return gradient.float().square().sum(dim=2).mean(dim=1).sqrt()
 
 
 @dataclass

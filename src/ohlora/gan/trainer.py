@@ -14,8 +14,8 @@ from ohlora import distributed
 from ohlora.checkpoints import Checkpoint, follow, opened
 from ohlora.errors import UserError
 from ohlora.gan.data import RealImages
-from ohlora.gan.losses import PenaltyWeight, discriminator_loss, generator_loss, r1_penalty
-from ohlora.networks.stylegan import Discriminator, Generator
+from ohlora.gan.losses import PenaltyWeight, discriminator_loss, generator_loss, path_lengths, r1_penalty
+from ohlora.networks.stylegan import Discriminator, Generator, epilogue
 from ohlora.rng import torch_seed
 
 
@@ -40,6 +40,9 @@ class GanSchedule:
         ema: images after which the averaged generator has forgotten half of its past; at most `ema_ramp` of the images
             that the phase has shown.
         penalty_interval: steps between two R1 penalties (lazy regularisation, Karras et al. 2020).
+        path_weight: weight of the penalty on path lengths that differ from their mean, which makes equal steps of w
+            change images equally (same source; there 2); 0 for none.
+        path_interval: steps between two of these, each of half a batch.
     """
 
     phases: Sequence[Phase]
@@ -54,6 +57,8 @@ class GanSchedule:
     ema_ramp: float = 0.05
     mixing_probability: float = 0.7
     penalty_interval: int = 16
+    path_weight: float = 0.0
+    path_interval: int = 8
     gamma: float = 1.0
     gamma_minimum: float = 0.1
     gamma_maximum: float = 10.0
@@ -155,6 +160,7 @@ class GanTrainer:
         self.d_optimiser = torch.optim.Adam(groups, schedule.learning_rate, betas=(0.0, 0.99), eps=1e-8)
         self.penalty = PenaltyWeight(schedule.gamma, schedule.gamma_minimum, schedule.gamma_maximum)
         self.readings, self.shown, self.start = Readings(), shown, shown
+        self.path_length = 0.0  # running mean
 
     def step(self) -> None:
         """One batch through both networks."""
@@ -173,7 +179,8 @@ class GanTrainer:
         # One pass of the generator serves both networks' steps.
         fake = self._fake(lod)
         self._train_discriminator(real, fake.detach(), lod, penalise=step % schedule.penalty_interval == 0)
-        self._train_generator(fake, lod)
+        even = schedule.path_weight > 0 and step % schedule.path_interval == 0
+        self._train_generator(fake, lod, even)
         self.shown += schedule.batch_size
 
     def _autocast(self) -> torch.autocast:
@@ -201,28 +208,44 @@ class GanTrainer:
         self.readings.add(real_mean, fake_mean)
         self.penalty.update(real_mean - fake_mean)
 
-    def _train_generator(self, fake: Tensor, lod: float) -> None:
+    def _train_generator(self, fake: Tensor, lod: float, even: bool) -> None:
         self.g_optimiser.zero_grad(set_to_none=True)
         self.d.requires_grad_(False)
         with self._autocast():
             generator_loss(self.d(fake, lod=lod)).backward()
         self.d.requires_grad_(True)
+        if even:
+            self._path_penalty(len(fake) // 2, lod).backward()
         distributed.average_gradients(self.g)
         self.g_optimiser.step()
         kept = self.schedule.average_kept(self.shown)
         follow(self.ema, self.g, kept)
 
+    def _path_penalty(self, count: int, lod: float) -> Tensor:
+        z = torch.randn(count, self.g.mapping.z_dim, device=self.device)
+        compiled, self.g.synthesis.epilogue = self.g.synthesis.epilogue, epilogue  # that one has no second derivative
+        with self._autocast():
+            w = self.g.mapping(z)["w"][:, None].expand(-1, self.g.synthesis.num_layers, -1)
+            lengths = path_lengths(lambda w: self.g.synthesis(w, noise="random", lod=lod), w)
+        self.g.synthesis.epilogue = compiled
+        mean = lengths.detach().mean()
+        distributed.average([mean])
+        self.path_length += (0.01 if self.path_length else 1.0) * (mean.item() - self.path_length)
+        weight = self.schedule.path_weight * self.schedule.path_interval
+        return (lengths - self.path_length).square().mean() * weight
+
     def state(self) -> dict[str, Any]:
         """Everything that a resumed training needs, as tensors and plain values."""
         networks = {name: getattr(self, name).state_dict() for name in ("g", "d", "ema", "g_optimiser", "d_optimiser")}
         penalty = {"gamma": self.penalty.gamma, "margin": self.penalty.margin}
-        return networks | {"shown": self.shown, "penalty": penalty, "readings": vars(self.readings)}
+        numbers = {"shown": self.shown, "path_length": self.path_length}
+        return networks | numbers | {"penalty": penalty, "readings": vars(self.readings)}
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from `state()`."""
         for name in ("g", "d", "ema", "g_optimiser", "d_optimiser"):
             getattr(self, name).load_state_dict(state[name])
-        self.shown = state["shown"]
+        self.shown, self.path_length = state["shown"], state.get("path_length", 0.0)  # older ones do not know it
         # The bounds of gamma belong to the schedule, which may differ from stretch to stretch.
         self.penalty.gamma, self.penalty.margin = state["penalty"]["gamma"], state["penalty"]["margin"]
         self.readings = Readings(**state["readings"])
@@ -264,6 +287,7 @@ class GanTrainer:
 
     def _record(self, bar: tqdm) -> None:
         row = {"images": self.shown, "lod": self.schedule.lod(self.shown), "gamma": self.penalty.gamma}
+        row |= {"path": self.path_length}
         row |= {"real": self.readings.real, "fake": self.readings.fake}
         self.readings.history.append(row)
         bar.write(", ".join(f"{name} {value:.4g}" for name, value in row.items()))

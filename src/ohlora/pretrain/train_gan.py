@@ -44,12 +44,15 @@ class GanParams(Section):
     decay: int = Field(ge=0, le=10**9, description="last images, over which the learning rate falls")
     batch_size: int = Field(ge=4, le=1024, multiple_of=4, description="images in a batch")
     learning_rate: float = Field(gt=0, le=0.1, description="step size of Adam")
+    path_weight: float = Field(ge=0, le=1000, description="weight of the penalty on uneven path lengths, 0 for none")
     look_every: int = Field(ge=100, le=10**9, description="images between two sample sheets")
 
     def schedule(self) -> GanSchedule:
         """The trainer's settings."""
         phases = [Phase(**phase.model_dump()) for phase in self.phases]
-        return GanSchedule(phases, self.decay, self.seed, self.batch_size, self.learning_rate)
+        return GanSchedule(
+            phases, self.decay, self.seed, self.batch_size, self.learning_rate, path_weight=self.path_weight
+        )
 
 
 def average_w(generator: Generator, seed: int, n: int = 10_000) -> None:
