@@ -74,15 +74,25 @@ class Judge(nn.Module):
         super().__init__()
         self.sign = -1 if mirrored else 1
 
-    def forward(self, images: Tensor) -> dict[str, np.ndarray]:
-        patches = images.mean(dim=(1, 3)).numpy()
-        columns = {name: patches[:, BY_NAME[name].index] for name in ("eyes", "mouth", "pose")}
+    def embedding(self, images: Tensor) -> Tensor:
+        return images.mean(dim=(1, 3))
+
+    def readings(self, features: Tensor) -> dict[str, np.ndarray]:
+        columns = {part.name: features[:, part.index].numpy() for part in ALL_PROPERTIES}
+        hair = dict.fromkeys(("hair_r", "hair_g", "hair_b"), columns["hair_color"])
+        same = {name: columns[name] for name in ("hair_length", "background_mean", "background_std")}
         return {
             "lid_aperture": 0.3 + columns["eyes"],
             "lip_aperture": 0.1 + columns["mouth"],
             "yaw": -self.sign * columns["pose"],
-            "roll": np.zeros(len(images), dtype=np.float32),
+            "roll": np.zeros(len(features), dtype=np.float32),
+            "curliness": columns["hairstyle"],
+            **hair,
+            **same,
         }
+
+    def forward(self, images: Tensor) -> dict[str, np.ndarray]:
+        return self.readings(self.embedding(images))
 
 
 def world(outputs: int = len(ALL_PROPERTIES)) -> tuple[Any, Any, Any]:

@@ -1,6 +1,8 @@
 """The image generation test: what passes, what fails, and what each number means."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,23 +14,35 @@ from test_spaces import generator
 
 from ohlora.directions import Ridge
 from ohlora.errors import UserError
-from ohlora.evaluation import (
-    Readers,
-    edited,
-    evaluate,
-    judge_columns,
-    passes,
-    read_twice,
-    run_cases,
-)
+from ohlora.evaluation import Cases, Readers, changed_outside, run_cases, segmented
 from ohlora.gradients import GradientNetwork, Jacobian, image_readings
 from ohlora.properties import EXPRESSIONS, GROUPING, GROUPING_16, columns
 from ohlora.responses import correlations, weight_grid
 from ohlora.rng import standard_normal, stream
 from ohlora.sampling import sample
+from ohlora.search import Workbench
+from ohlora.segmentation import Detection, FaceDetector
 from ohlora.spaces import SPACES, W, latents_of, named_space
+from ohlora.vector_measures import Results, evaluate, interval, judge_columns, leakage, passes, rising, summary
 from ohlora.vector_plots import correlation_histograms, responses, stack, strip
-from ohlora.vectors import Directions, LocalDirections, find_directions, group_names, make_tasks
+from ohlora.vectors import Directions, find_directions, generator_mark, group_names, make_tasks
+
+
+class SmallJudge(Judge):
+    """Reads images of any size, from their mean colours."""
+
+    def embedding(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean(dim=(2, 3)).repeat(1, 3)[:, :8]
+
+
+class EyeParser(torch.nn.Module):
+    """Finds the left eye at rows 80 to 99 and columns 60 to 79 of whatever it is given."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits = torch.zeros(len(images), 11, *images.shape[2:])
+        logits[:, 4, 80:100, 60:80] = 1.0
+        return logits
+
 
 WEIGHTS = {
     "eyes": [-1.2, 1.2],
@@ -40,7 +54,11 @@ THRESHOLDS = {"eyes": 0.92, "mouth": 0.88, "pose": 0.92}
 
 def readers(batch_size: int = 64, mirrored: bool = False) -> Readers:
     generator, cnn, _ = world()
-    return Readers(generator, cnn, Judge(mirrored), torch.device("cpu"), batch_size)
+    return Readers(Workbench(generator, cnn, torch.device("cpu"), batch_size, W), Judge(mirrored))
+
+
+def of_network(used: Readers, network: Any) -> Readers:
+    return replace(used, bench=replace(used.bench, property_cnn=network))
 
 
 def true_directions(sign: float = 1.0, grouping: tuple[str, ...] = GROUPING) -> Directions:
@@ -50,16 +68,26 @@ def true_directions(sign: float = 1.0, grouping: tuple[str, ...] = GROUPING) -> 
     names = group_names(len(grouping))
     shape = (len(names), 3)
     return Directions(
-        np.broadcast_to(vectors, (len(names), *vectors.shape)),
-        np.ones(shape),
-        np.ones(shape, int),
-        np.array(names),
-        np.array(EXPRESSIONS),
-        np.array(grouping),
-        np.zeros(len(grouping)),
-        np.array("w"),
-        np.array(["svm"] * 3),
+        vectors=np.tile(vectors, (len(names), 1, 1)),
+        groups=names,
+        properties=EXPRESSIONS,
+        grouping=grouping,
+        medians=np.zeros(len(grouping)),
+        accuracy=np.ones(shape),
+        class_sizes=np.ones(shape, int),
+        ungrouped=np.zeros(shape, bool),
+        space="w",
+        methods=["svm"] * 3,
+        hold="none",
+        generator=generator_mark(generator),
+        deviations=np.full(8, 2.0),
+        strengths=np.full(shape, 2.0),  # the score is the step along the vector
     )
+
+
+def outcome_of(used: Readers, directions: Directions, count: int, **options: Any) -> tuple[Cases, Results]:
+    cases = run_cases(used, directions, latents(count), WEIGHTS, **options)
+    return cases, evaluate(cases, EXPRESSIONS, THRESHOLDS, directions.deviations)
 
 
 def latents(count: int) -> np.ndarray:
@@ -74,11 +102,15 @@ def test_the_grid_is_the_originals_50_images() -> None:
         np.testing.assert_allclose(np.unique(grid[:, column]), WEIGHTS[name], atol=1e-6)
 
 
-def test_all_three_vectors_are_added() -> None:
-    w = np.ones((2, 4), np.float32)
-    vectors = np.eye(4, dtype=np.float32)[:3][None].repeat(2, axis=0)
-    moved = edited(w, vectors, np.array([[1, 2, 3], [0, 0, -1]], np.float32))
-    np.testing.assert_array_equal(moved[1], [[2, 3, 4, 1], [1, 1, 0, 1]])
+def test_all_three_vectors_are_added_in_steps_or_in_standard_deviations() -> None:
+    directions = true_directions()
+    w, codes, asked = latents(2), np.array([0, 5]), np.array([[1, 2, 3], [0, 0, -1]], np.float32)
+    steps = directions.move(w, codes, asked, calibrated=False)
+    expected = w[:, None] + asked @ directions.vectors[0]
+    np.testing.assert_allclose(steps, expected, atol=1e-6)
+    np.testing.assert_allclose(directions.move(w, codes, asked), 2 * expected - w[:, None], atol=1e-6)
+    each = np.stack([asked, 2 * asked])
+    np.testing.assert_allclose(directions.move(w, codes, each, calibrated=False)[1], 2 * expected[1] - w[1], atol=1e-6)
 
 
 def test_correlations_equal_numpys() -> None:
@@ -113,28 +145,92 @@ def test_a_wrong_sign_fails_signed_and_passes_absolute() -> None:
 
 
 def test_true_directions_pass_every_case_and_the_judge_agrees() -> None:
-    cases = run_cases(readers(), true_directions(), latents(6), WEIGHTS)
-    assert cases.scores.shape == (6, 50, 3)
-    results = evaluate(cases, EXPRESSIONS, THRESHOLDS)
+    cases, results = outcome_of(readers(), true_directions(), 6)
+    assert cases.scores.shape == (6, 50, 8)
     assert results.passed.all()
     assert results.own.min() > 0.99
     assert all(results.judge[name, reading].min() > 0.99 for name, reading in judge_columns(EXPRESSIONS)[:3])
     assert np.isnan(results.judge["pose", "roll"]).all()
     crossed = results.cross[:, ~np.eye(3, dtype=bool)]
     assert np.abs(crossed).max() < 0.05
+    # A weight of 1 is one standard deviation, and nothing else moves.
+    np.testing.assert_allclose(results.slopes[:, :, columns(EXPRESSIONS)], np.eye(3)[None].repeat(6, axis=0), atol=0.02)
+    assert results.error.max() < 0.05
+    assert (results.rising == 1).all()
+    content: Any = summary(cases, results)
+    assert content["leakage"]["mean"] < 0.02
+    assert content["passed"] == {"count": 6, "rate": 1.0}
+
+
+def test_leakage_says_how_much_else_moves_for_one_that_rises() -> None:
+    rises = np.zeros((5, 2, 4))
+    rises[:, 0, 1], rises[:, 0, 3] = 2.0, [1.0, -1.0, 1.0, -1.0, 1.0]  # half as much, whichever way
+    rises[:, 1, 2] = -1.0  # falls where it should rise
+    shares = leakage(rises, [1, 2])
+    np.testing.assert_array_equal(shares[0], [0, np.nan, 0, 0.5])
+    assert np.isinf(shares[1, [0, 1, 3]]).all()
+
+
+def test_rising_counts_neighbouring_weights() -> None:
+    asked = weight_grid(WEIGHTS, EXPRESSIONS)
+    read = np.repeat(asked[None], 2, axis=0).astype(float)
+    read[1, asked[:, 2] == np.float32(0.6), 2] = -9  # falls once, from 0 to 0.6
+    np.testing.assert_array_equal(rising(asked, read), [[1, 1, 1], [1, 1, 0.75]])
+
+
+def test_change_outside_a_region_is_seen_and_inside_is_not() -> None:
+    asked = weight_grid(WEIGHTS, EXPRESSIONS)
+    images = np.full((50, 3, 32, 32), 100.0)
+    images[:, :, 12:18, 8:24] += 10 * asked[:, 0, None, None, None]  # eyes, where eyes are
+    images[:, :, :4, :16] += 10 * asked[:, 1, None, None, None]  # mouth, in the corner
+    found = changed_outside(images.round().astype(np.uint8), asked, EXPRESSIONS)
+    assert found[0] < 0.1
+    outside = 32 * 32 - (32 - 18) * (28 - 4)
+    assert found[1] == pytest.approx(10 * 4 * 16 / outside, rel=0.05)
+    assert found[2] < 0.1
+
+
+def test_a_person_is_recognised_while_the_features_stay() -> None:
+    used = readers()
+    kept, _ = outcome_of(used, true_directions(), 5)
+    far, _ = outcome_of(used, replace(true_directions(), strengths=np.full((8, 3), 40.0)), 5)
+    assert kept.recognised.mean() > far.recognised.mean()
+    assert kept.similarity.mean() > far.similarity.mean()
+    assert kept.similarity.max() <= 1 + 1e-5
+
+
+def part_mean(values: np.ndarray) -> Callable[[np.ndarray], float]:
+    return lambda rows: float(values[rows].mean())
+
+
+def test_an_interval_holds_the_mean_and_shrinks_with_the_cases() -> None:
+    values = stream(0, "test").standard_normal(400)
+    few, many = (interval(len(part), part_mean(part), 0) for part in (values[:25], values))
+    assert many["low"] < values.mean() < many["high"]
+    assert few["high"] - few["low"] == pytest.approx(2 * 1.96 / 5, rel=0.3)
+    assert many["high"] - many["low"] == pytest.approx(2 * 1.96 / 20, rel=0.2)
+
+
+def test_parsed_images_are_scored_by_the_second_algorithm(monkeypatch: pytest.MonkeyPatch) -> None:
+    face = Detection(np.array([0, 0, 8, 8], np.float32), 1.0, np.zeros((5, 2), np.float32))
+    monkeypatch.setattr(FaceDetector, "detect", lambda self, images: [face if images[0].max() > 0 else None])
+    used = replace(readers(), parser=EyeParser())
+    black, grey = np.zeros((3, 8, 8), np.uint8), np.full((2, 3, 8, 8), 200, np.uint8)
+    assert np.isnan(segmented(used, black, grey, EXPRESSIONS)).all()
+    scores = segmented(used, grey[0], grey, EXPRESSIONS)
+    assert scores.shape == (2, 3)
+    assert scores[0, 0] == pytest.approx(19 * 0.5**0.5)  # rows 80 to 99; its longest chord slants by 45 degrees
 
 
 def test_directions_of_each_latents_own_take_the_place_of_the_groups() -> None:
     used, reversed_, wanted = readers(), true_directions(-1.0), columns(EXPRESSIONS)
-    jacobian = Jacobian(
-        readings=image_readings(used.generator, W, used.property_cnn, columns=wanted), wanted=EXPRESSIONS.index("pose")
-    )
-    samples = sample(used.generator, used.property_cnn, standard_normal(0, "search", (1500, 24)), 64, "cpu")
+    generator, cnn = used.bench.generator, used.bench.property_cnn
+    jacobian = Jacobian(readings=image_readings(generator, W, cnn, columns=wanted), wanted=EXPRESSIONS.index("pose"))
+    samples = sample(generator, cnn, standard_normal(0, "search", (1500, 24)), 64, "cpu")
     network = GradientNetwork(epochs=8).fit(samples.w, samples.scores[:, wanted[0]])
     local = {"eyes": lambda w, _: network.directions(w), "pose": lambda w, _: jacobian.directions(w)}
-    directions = LocalDirections(**vars(reversed_), local=local)
-    results = evaluate(run_cases(used, directions, latents(40), WEIGHTS), EXPRESSIONS, THRESHOLDS)
-    assert not evaluate(run_cases(used, reversed_, latents(4), WEIGHTS), EXPRESSIONS, THRESHOLDS).passed.any()
+    _, results = outcome_of(used, replace(reversed_, local=local), 40, calibrated=False)
+    assert not outcome_of(used, reversed_, 4)[1].passed.any()
     assert results.passed.mean() > 0.9
     assert results.own[:, 1:].min() > 0.99  # mouth by the true direction, pose by the exact derivative
 
@@ -142,34 +238,33 @@ def test_directions_of_each_latents_own_take_the_place_of_the_groups() -> None:
 @pytest.mark.parametrize("name", [*SPACES, "w+2-3", "s2-3"])
 def test_vectors_of_every_position_move_the_images_of_their_own_latents(name: str) -> None:
     space, made, cnn = named_space(name), generator("v9"), Reader()
-    used = Readers(made, cnn, Judge(), torch.device("cpu"), 8, space)
+    bench = Workbench(made, cnn, torch.device("cpu"), 8, space)
     z = standard_normal(0, "cases", (200, 8))
     w, moved = latents_of(space, made, z, "cpu"), space.moved(made)
-    scores, _ = read_twice(used, w, [])
+    scores = bench.read(w)
     # Latents rounded otherwise turn a few of 256 levels.
     np.testing.assert_allclose(scores, sample(made, cnn, z, 8, "cpu").scores, atol=0.01)
     assert scores.std(axis=0).min() > 0.05
-    tasks = make_tasks(np.zeros(200, int), [""], scores[:, columns(EXPRESSIONS)], EXPRESSIONS, 0.2)
-    found = find_directions(w, tasks, [], np.empty(0), dict.fromkeys(EXPRESSIONS, Ridge()), name, moved)
-    assert found.space == name
+    tasks = make_tasks(np.zeros(200, int), ["all"], scores[:, columns(EXPRESSIONS)], EXPRESSIONS, 0.2)
+    vectors, _ = find_directions(w, tasks, dict.fromkeys(EXPRESSIONS, Ridge()), moved=moved)
+    found = replace(true_directions(grouping=()), vectors=vectors, space=name)
     still = np.ones(w.shape[1], bool)
     still[moved] = False
     assert (found.vectors[:, :, still] == 0).all()
-    cases = run_cases(used, found, z[:3], WEIGHTS)
+    cases = run_cases(Readers(bench, SmallJudge()), found, z[:3], WEIGHTS)
     np.testing.assert_allclose(cases.w, w[:3], atol=1e-5)
     assert cases.scores.std(axis=1).min() > 0
 
 
 def test_a_reversed_vector_fails_every_case() -> None:
-    results = evaluate(run_cases(readers(), true_directions(-1.0), latents(4), WEIGHTS), EXPRESSIONS, THRESHOLDS)
+    _, results = outcome_of(readers(), true_directions(-1.0), 4)
     assert not results.passed.any()
     assert results.passed_absolute.all()
     assert results.own[:, 2].max() < -0.99
 
 
 def test_the_judge_may_disagree_with_the_property_cnn() -> None:
-    cases = run_cases(readers(mirrored=True), true_directions(), latents(4), WEIGHTS)
-    results = evaluate(cases, EXPRESSIONS, THRESHOLDS)
+    _, results = outcome_of(readers(mirrored=True), true_directions(), 4)
     assert results.passed.all()
     assert results.judge["pose", "yaw"].max() < -0.99
 
@@ -188,29 +283,30 @@ def test_the_group_of_a_case_comes_from_its_own_image(grouping: tuple[str, ...])
     own = np.stack([(cases.w - 0.7) @ generator.direction(name) for name in grouping], axis=1)
     clear = np.abs(own).min(axis=1) > 0.05  # further from the median than the rounding to 8 bits
     names = ["".join("h" if value >= 0 else "l" for value in row) for row in own[clear]]
-    assert directions.groups[cases.groups[clear]].tolist() == names
+    assert [directions.groups[code] for code in cases.groups[clear]] == names
 
 
 def test_a_network_of_7_outputs_tests_vectors_of_8_groups_only() -> None:
-    both = [replace(readers(), property_cnn=world(outputs)[1]) for outputs in (7, 8)]
+    both = [of_network(readers(), world(outputs)[1]) for outputs in (7, 8)]
     seven, eight = (run_cases(reader, true_directions(), latents(3), WEIGHTS) for reader in both)
-    np.testing.assert_array_equal(seven.scores, eight.scores)
+    np.testing.assert_array_equal(seven.scores, eight.scores[:, :, :7])
     with pytest.raises(UserError, match=r"^a property CNN of 7 outputs does not read hairstyle: .*$"):
         run_cases(both[0], true_directions(grouping=GROUPING_16), latents(3), WEIGHTS)
 
 
 def test_images_that_cannot_be_read_are_one_line() -> None:
     broken = readers()
-    broken.property_cnn.forward = lambda images: torch.full((len(images), 7), float("nan"))  # type: ignore[method-assign]
+    broken.bench.property_cnn.forward = lambda images: torch.full((len(images), 7), float("nan"))  # type: ignore[method-assign]
     with pytest.raises(UserError, match="property CNN"):
         run_cases(broken, true_directions(), latents(2), WEIGHTS)
 
 
 def test_ranking_puts_missing_last() -> None:
-    cases = run_cases(readers(), true_directions(), latents(3), WEIGHTS)
-    cases.scores[0, :, 1] = 0.0
-    cases.scores[1, :, 2] *= -1
-    results = evaluate(cases, EXPRESSIONS, THRESHOLDS)
+    directions = true_directions()
+    cases = run_cases(readers(), directions, latents(3), WEIGHTS)
+    cases.scores[0, :, columns(["mouth"])[0]] = 0.0
+    cases.scores[1, :, columns(["pose"])[0]] *= -1
+    results = evaluate(cases, EXPRESSIONS, THRESHOLDS, directions.deviations)
     assert results.ranking()[0] == 2
     assert results.passed.tolist() == [False, False, True]
 

@@ -13,7 +13,7 @@ from ohlora.errors import UserError
 from ohlora.gradients import (
     GradientNetwork,
     Jacobian,
-    gradient_network,
+    ScoreNetwork,
     image_readings,
     jacobians,
     minimum_norm_steps,
@@ -147,9 +147,7 @@ def test_a_range_of_layers_is_all_that_a_direction_moves(space: str) -> None:
 
 
 def test_the_networks_layers_are_v9s() -> None:
-    shapes = {
-        size: [tuple(p.shape) for p in gradient_network(size).parameters() if p.ndim == 2] for size in (512, 2560)
-    }
+    shapes = {size: [tuple(p.shape) for p in ScoreNetwork(size).parameters() if p.ndim == 2] for size in (512, 2560)}
     assert shapes == {
         512: [(896, 512), (192, 896), (1, 192)],
         2560: [(1408, 2560), (448, 1408), (1, 448)],

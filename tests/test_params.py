@@ -42,12 +42,19 @@ REFUSED = [
     ("score.ddof", 2, "to 1"),
     ("vectors.groups", ["eyes"], "hair_color, hair_length, background_mean, hairstyle"),
     ("vectors.groups", ["hair_color", "hair_color"], "twice"),
-    ("vectors.groups", [], "at least 1"),
+    ("vectors.hold", "some", "one of none, expressions, all"),
+    ("vectors.strength_latents", 0, "from 1"),
+    ("vectors.surrogate.smooth", -1, "from 0"),
+    ("test_vectors.calibrated", "maybe", "true or false"),
     ("vectors.generator", "v2", "base, v1, v8, v9"),
     ("vectors.space", "x", "z, w, mapping_split1, mapping_split2, w+, s, or layers"),
     ("vectors.space", "w4-7", "w+4-7"),
-    ("vectors.method", "same", "one of svm, logistic, lda, ridge, pca, channel"),
-    ("vectors.method_of.mouth", "gan", "one of same, svm, logistic, lda, ridge, pca, channel"),
+    ("vectors.method", "same", "one of svm, logistic, lda, ridge, pca, channel, sefa, gradient, jacobian, surrogate"),
+    (
+        "vectors.method_of.mouth",
+        "gan",
+        "one of same, svm, logistic, lda, ridge, pca, channel, sefa, gradient",
+    ),
     ("finetune.v9.epochs", 0, "from 1"),
     ("finetune.batch_size", 512, "at least finetune.batch_size, 512"),
     ("finetune.v1.rate_factor", 0, "above 0"),
@@ -85,8 +92,9 @@ def test_defaults_are_valid() -> None:
 def test_positions_and_methods_are_those_of_the_library(write_params: WriteParams) -> None:
     for space in (*SPACES, "w+0-3", "s4-7"):
         assert named_space(load_params(write_params({"vectors.space": space})).vectors.space).name == space
-    assert list(typing.get_args(Method)) == list(METHODS)
-    assert typing.get_args(OtherMethod) == ("same", *METHODS)
+    methods = typing.get_args(Method)
+    assert methods == (*METHODS, "sefa", "gradient", "jacobian", "surrogate")  # the rest need more than samples
+    assert typing.get_args(OtherMethod) == ("same", *methods)
 
 
 def test_groups_may_be_made_by_the_hairstyle_too(write_params: WriteParams) -> None:

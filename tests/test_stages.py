@@ -44,6 +44,7 @@ from ohlora.stages.paths import (
     VECTORS,
 )
 from ohlora.training import Fitted
+from ohlora.vectors import load_directions
 from ohlora.weights import load_property_cnn
 
 HUMAN_LABELS, LABELS, LATENTS = BASE.human_labels, BASE.labels, BASE.latents
@@ -70,7 +71,7 @@ SETTINGS: dict[str, Any] = {
     "measure": {"n_images": 16},
     "train_property_cnn": {"epochs": 2},
     "vectors": {"generator": "v9", "groups": ["hair_color"], "tsne": {"iterations": 250, "max_points": 10}},
-    "test_vectors": {"n_cases": 2, "n_strips": 1},
+    "test_vectors": {"n_cases": 2, "n_strips": 1, "n_segmented": 1},
 }
 
 
@@ -220,7 +221,7 @@ def test_dvc_plots_the_curves_of_all_eight_properties() -> None:
 
 @pytest.mark.usefixtures("at_finished")
 def test_vectors_have_unit_length_and_samples_are_finite() -> None:
-    vectors = load_npz(VECTORS, "vectors")["vectors"]
+    vectors = load_directions(VECTORS).vectors
     lengths = np.linalg.norm(vectors, axis=-1)
     assert np.allclose(lengths[np.isfinite(lengths)], 1, atol=1e-5)
     assert all(np.isfinite(array).all() for array in load_npz(SAMPLES).values())

@@ -16,7 +16,6 @@ from ohlora.rng import standard_normal, stream
 from ohlora.sampling import Samples, as_saved, map_latents, sample
 from ohlora.vector_plots import tsne_page
 from ohlora.vectors import (
-    Directions,
     TsneSettings,
     assign_groups,
     embed,
@@ -39,14 +38,12 @@ def samples() -> Samples:
     return sample(generator, cnn, standard_normal(0, "test", (4000, generator.mapping.z_dim)), 500, "cpu")
 
 
-def search(samples: Samples, k_percent: float) -> Directions:
+def search(samples: Samples, k_percent: float) -> tuple[np.ndarray, list[Any]]:
     grouping = samples.scores[:, columns(GROUPING)]
     medians = np.nanmedian(grouping, axis=0)
     values = samples.scores[:, columns(EXPRESSIONS)]
     tasks = make_tasks(assign_groups(grouping, medians), group_names(3), values, EXPRESSIONS, k_percent)
-    return find_directions(
-        samples.w, tasks, GROUPING, medians, dict.fromkeys(EXPRESSIONS, clone(SVM).set_params(k_percent=k_percent))
-    )
+    return find_directions(samples.w, tasks, dict.fromkeys(EXPRESSIONS, clone(SVM).set_params(k_percent=k_percent)))
 
 
 # ---------------------------------------------------------------- sampling
@@ -82,6 +79,7 @@ def test_group_names_tell_the_side_of_each_median() -> None:
     values = np.array([[1.0, 1.0, 1.0], [-1.0, 1.0, -1.0], [-1.0, -1.0, -1.0], [0.0, -0.1, 0.0]])
     codes = assign_groups(values, np.zeros(3))
     assert [group_names(3)[code] for code in codes] == ["hhh", "lhl", "lll", "hlh"]
+    assert group_names(0) == ["all"]
     assert group_names(3) == ["hhh", "hhl", "hlh", "hll", "lhh", "lhl", "llh", "lll"]
 
 
@@ -123,30 +121,27 @@ def test_both_sides_are_equal_and_disjoint(count: int, fraction: float) -> None:
 
 @pytest.mark.parametrize("k_percent", [0.1, 0.2, 0.5])
 def test_true_directions_are_found(samples: Samples, k_percent: float) -> None:
-    directions = search(samples, k_percent)
+    vectors, fits = search(samples, k_percent)
     generator, _, _ = world()
     truth = np.stack([generator.direction(name) for name in EXPRESSIONS])
-    cosines = np.einsum("gpd,pd->gp", directions.vectors, truth)
-    assert cosines.min() > 0.9
-    assert directions.accuracy.min() > 0.9
+    assert np.einsum("gpd,pd->gp", vectors, truth).min() > 0.9
+    assert min(fitted.accuracy_ for fitted in fits) > 0.9
 
 
 def test_vectors_are_unit_float32_for_8_groups(samples: Samples) -> None:
-    directions = search(samples, 0.2)
-    assert directions.vectors.shape == (8, 3, samples.w.shape[1])
-    assert directions.vectors.dtype == np.float32
-    np.testing.assert_allclose(np.linalg.norm(directions.vectors, axis=2), 1, atol=1e-6)
-    assert directions.groups.tolist() == group_names(3)
-    assert directions.properties.tolist() == ["eyes", "mouth", "pose"]
+    vectors, _ = search(samples, 0.2)
+    assert vectors.shape == (8, 3, samples.w.shape[1])
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=2), 1, atol=1e-6)
 
 
 def test_adding_a_vector_raises_its_property_most(samples: Samples) -> None:
     generator, cnn, _ = world()
-    directions = search(samples, 0.2)
+    vectors, _ = search(samples, 0.2)
     w = samples.w[:20]
     before = cnn(as_saved(generator.synthesis(torch.from_numpy(w)))).numpy()[:, columns(EXPRESSIONS)]
     for place in range(3):
-        moved = torch.from_numpy(w + directions.vectors[0, place])
+        moved = torch.from_numpy(w + vectors[0, place])
         change = cnn(as_saved(generator.synthesis(moved))).numpy()[:, columns(EXPRESSIONS)] - before
         assert (change[:, place] > 0).all()
         assert (change.argmax(axis=1) == place).all()
@@ -160,24 +155,35 @@ def test_the_scale_of_w_does_not_change_a_direction(samples: Samples) -> None:
 
 
 def test_the_search_repeats_bit_by_bit(samples: Samples) -> None:
-    np.testing.assert_array_equal(search(samples, 0.2).vectors, search(samples, 0.2).vectors)
+    np.testing.assert_array_equal(search(samples, 0.2)[0], search(samples, 0.2)[0])
 
 
 def scores_of(group: np.ndarray, values: np.ndarray) -> list[Any]:
     return [group, ["h", "l"], values[:, None], ["mouth"], 0.2]
 
 
-def test_too_few_samples_are_one_line_with_group_and_property() -> None:
-    groups = np.repeat([0, 1], [50, 2 * MIN_EXTREMES - 1])
-    with pytest.raises(UserError, match=r"group l, property mouth: 9 scored samples.*n_samples"):
-        make_tasks(*scores_of(groups, np.arange(len(groups), dtype=float)))
+@pytest.mark.parametrize("why", ["too few", "one value"])
+def test_a_group_without_two_classes_gets_the_vector_of_all_samples(why: str) -> None:
+    groups = np.repeat([0, 1], [50, 2 * MIN_EXTREMES - 1 if why == "too few" else 40])
+    values = np.arange(len(groups), dtype=float)
+    if why == "one value":
+        values[50:] = 7.0
+    first, second = make_tasks(*scores_of(groups, values))
+    assert first.alone
+    assert not second.alone
+    assert second.group == "l"
+    assert len(second.members) == len(groups)
+    assert values[second.low].max() < values[second.high].min()
 
 
-def test_one_class_is_one_line_with_group_and_property() -> None:
-    values = np.arange(80, dtype=float)
-    values[40:] = 7.0
-    with pytest.raises(UserError, match="group l, property mouth: all 40 scores are equal"):
-        make_tasks(*scores_of(np.repeat([0, 1], 40), values))
+def test_too_few_samples_in_all_are_one_line_with_the_property() -> None:
+    with pytest.raises(UserError, match=r"property mouth: 9 scored samples.*n_samples"):
+        make_tasks(*scores_of(np.zeros(9, int), np.arange(9.0)))
+
+
+def test_equal_scores_are_one_line_with_the_property() -> None:
+    with pytest.raises(UserError, match="property mouth: all 40 scores are equal"):
+        make_tasks(*scores_of(np.repeat([0, 1], 20), np.full(40, 7.0)))
 
 
 def test_tasks_name_samples_of_their_own_group(samples: Samples) -> None:

@@ -373,6 +373,7 @@ class Conditional(BaseEstimator):
     Attributes:
         estimators_: fitted, the wanted property's first.
         direction_: float32 (D,) of length 1, at right angles to the others' directions.
+        accuracy_: share of the wanted property's extremes that lie on the right side of the mean along it, 0..1.
     """
 
     estimator: Direction | None = None
@@ -386,6 +387,8 @@ class Conditional(BaseEstimator):
         self.n_features_in_ = self.estimators_[0].n_features_in_
         found = np.stack([estimator.direction_ for estimator in self.estimators_])
         self.direction_ = conditioned(found[0], found[1:])
+        along = (latents - latents.mean(axis=0)) @ self.direction_
+        self.accuracy_ = share_told_apart(along, np.asarray(scores)[:, 0], base.k_percent)
         return self
 
     def directions(self, latents: np.ndarray) -> np.ndarray:

@@ -1,4 +1,8 @@
-"""The image generation test: do the properties of edited images follow the weights that were asked for?"""
+"""The image generation test: images of latents moved along vectors, and what three readers say about them.
+
+The property CNN, which the vectors were found with; the judge, which learnt rendered people and had no part in that;
+and, for some cases, the parser and the second algorithm of `ohlora.scoring`.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,188 +14,211 @@ from tqdm import tqdm
 
 from ohlora.errors import UserError
 from ohlora.judging import COUNTERPARTS, counterparts
-from ohlora.networks.stylegan import Generator, to_uint8
+from ohlora.networks.stylegan import to_uint8
 from ohlora.properties import columns
-from ohlora.responses import correlations, weight_grid
-from ohlora.sampling import read_images, synthesise
-from ohlora.spaces import Space, W, latents_of
-from ohlora.vector_plots import strip
+from ohlora.responses import weight_grid
+from ohlora.sampling import read_images
+from ohlora.scoring import score_v2
+from ohlora.search import Workbench
+from ohlora.segmentation import MARGIN, FaceDetector, crop_face, parse
+from ohlora.spaces import latents_of
 from ohlora.vectors import Directions, assign_groups
 
-CASES_AT_ONCE = 32
-
-
-def edited(w: np.ndarray, vectors: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """Moves latents along vectors.
-
-    Args:
-        w: float32 (N, D).
-        vectors: float32 (N, P, D), the vectors of each latent's group.
-        steps: float32 (M, P) weights.
-
-    Returns:
-        float32 (N, M, D): w + sum over properties of weight times vector.
-    """
-    return w[:, None] + np.einsum("mp,npd->nmd", steps, vectors, optimize=True)
-
-
-def passes(values: np.ndarray, thresholds: Sequence[float]) -> np.ndarray:
-    """Whether all correlations of a case reach their thresholds; NaN and a wrong sign fail.
-
-    Args:
-        values: (N, P) signed correlations (absolute ones for the original's criterion).
-        thresholds: (P,).
-
-    Returns:
-        bool (N,).
-    """
-    return (np.nan_to_num(values, nan=-1.0) >= np.asarray(thresholds)).all(axis=1)
+CASES_AT_ONCE = 16
+JUDGED = tuple(COUNTERPARTS)
+# Where a property may change the image: (y0, y1, x0, x1), fractions; the jaw moves with the mouth.
+REGIONS = {
+    "eyes": (5 / 16, 5 / 8, 1 / 8, 7 / 8),
+    "mouth": (9 / 16, 1.0, 1 / 8, 7 / 8),
+    "pose": (1 / 16, 1.0, 1 / 16, 15 / 16),
+}
 
 
 @dataclass(frozen=True)
 class Readers:
-    """What makes and reads images, all in eval mode on `device`; `batch_size` images at once of latents of `space`."""
+    """What makes and reads images, all in eval mode.
 
-    generator: Generator
-    property_cnn: nn.Module
+    Attributes:
+        bench: generator and property CNN.
+        judge: reads `JUDGED`, and features that tell people apart.
+        parser: for the second algorithm; None where no case is parsed.
+        margin: around a face before it is parsed.
+    """
+
+    bench: Workbench
     judge: nn.Module
-    device: torch.device
-    batch_size: int
-    space: Space = W
+    parser: nn.Module | None = None
+    margin: float = MARGIN
+
+
+@dataclass(frozen=True)
+class Read:
+    """What is read from n images.
+
+    Attributes:
+        scores: float32 (n, 7 or 8), the property CNN's.
+        judged: float32 (n, len(JUDGED)).
+        features: float32 (n, F), the judge's.
+        pixels: uint8 (n, 3, R, R).
+    """
+
+    scores: np.ndarray
+    judged: np.ndarray
+    features: np.ndarray
+    pixels: np.ndarray
 
 
 @torch.inference_mode()
-def read_twice(readers: Readers, w: np.ndarray, judged: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Makes the images of latents and reads them twice.
+def read_all(readers: Readers, latents: np.ndarray) -> Read:
+    """Makes the images of latents, float32 (n, D), and reads them."""
 
-    Args:
-        w: float32 (N, D).
-        judged: names of the judge's readings; none if the judge is not needed.
+    def read(images: Tensor) -> tuple[np.ndarray, ...]:
+        scores = readers.bench.property_cnn(images).float().cpu().numpy()
+        features = readers.judge.embedding(images)  # type: ignore[operator]
+        judged = counterparts(readers.judge.readings(features), JUDGED)  # type: ignore[operator]
+        pixels = to_uint8(images).cpu().numpy()
+        table = np.stack([np.asarray(judged[name], np.float32) for name in JUDGED], axis=1)
+        return scores, table, features.float().cpu().numpy(), pixels
 
-    Returns:
-        Property CNN scores, float32 (N, 7 or 8), and the judge's readings, float32 (N, len(judged)).
-    """
-
-    def read(images: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        scores = readers.property_cnn(images).float().cpu().numpy()
-        attributes = counterparts(readers.judge(images), judged) if judged else {}
-        columns = [np.asarray(attributes[name], dtype=np.float32) for name in judged]
-        return scores, np.stack(columns, axis=1) if judged else np.empty((len(images), 0), np.float32)
-
-    parts = list(read_images(readers.generator, w, read, readers.batch_size, readers.device, draw=readers.space.draw))
-    scores, readings = zip(*parts, strict=True)
-    return np.concatenate(scores), np.concatenate(readings)
+    bench = readers.bench
+    parts = read_images(bench.generator, latents, read, bench.batch_size, bench.device, draw=bench.space.draw)
+    return Read(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
 @dataclass(frozen=True)
 class Cases:
-    """The test of N latents with M images each.
+    """The test of N latents with M images each; P properties are asked, O are read, J readings are the judge's.
 
     Attributes:
         z: float32 (N, z_dim).
-        w: float32 (N, D), their latents in the readers' space before editing.
+        w: float32 (N, D), their latents in the directions' space before editing.
         groups: int64 (N,), index into the directions' groups.
         asked: float32 (M, P) weights.
-        scores: float32 (N, M, P), the property CNN's readings.
-        judged: float32 (N, M, J), the judge's readings in the order of `judge_columns`.
+        before, scores: float32 (N, O) and (N, M, O), the property CNN's readings of the unedited and the edited.
+        judged_before, judged: float32 (N, J) and (N, M, J).
+        segmented: float64 (K, M, P), scores by the second algorithm of the first K cases; NaN where it sees no face.
+        similarity: float32 (N, M), cosine of the judge's features (less their mean) with those of the unedited image.
+        recognised: bool (N, M), whether no other case's unedited image is more alike.
+        outside: float32 (N, P), mean change of the pixels outside a property's region, in levels of 255, for a weight
+            of 1 (the part of it that goes with the weight).
     """
 
     z: np.ndarray
     w: np.ndarray
     groups: np.ndarray
     asked: np.ndarray
+    before: np.ndarray
     scores: np.ndarray
+    judged_before: np.ndarray
     judged: np.ndarray
+    segmented: np.ndarray
+    similarity: np.ndarray
+    recognised: np.ndarray
+    outside: np.ndarray
 
 
-def judge_columns(properties: Sequence[str]) -> list[tuple[str, str]]:
-    """(property, judge's reading) pairs, the main reading of each property first."""
-    return [(name, reading) for name in properties for reading, part in COUNTERPARTS.items() if part.property == name]
-
-
-def run_cases(readers: Readers, directions: Directions, z: np.ndarray, weights: Mapping[str, Sequence[float]]) -> Cases:
+def run_cases(
+    readers: Readers,
+    directions: Directions,
+    z: np.ndarray,
+    weights: Mapping[str, Sequence[float]],
+    calibrated: bool = True,
+    n_segmented: int = 0,
+) -> Cases:
     """Edits, draws and reads all cases; images are batched over cases.
 
     Args:
         directions: vectors, and the medians that tell a latent's group from the reading of its own image.
         z: float32 (N, z_dim), none of the search's latents.
         weights: weights of each property of the directions.
+        calibrated: as in `Directions.move`.
+        n_segmented: cases whose images are parsed.
     """
-    names = directions.properties.tolist()
-    w = latents_of(readers.space, readers.generator, z, readers.device)
+    bench, names = readers.bench, list(directions.properties)
+    w = latents_of(bench.space, bench.generator, z, bench.device)
     found, needed = directions.vectors.shape[-1], w.shape[1]
     if found != needed:
         raise UserError(f"vectors of {found} numbers, latents of {needed}: find the vectors again (stage vectors)")
-    own, _ = read_twice(readers, w, [])
-    groups = assign_groups(own[:, columns(directions.grouping, own.shape[1])], directions.medians)
+    plain = read_all(readers, w)
+    groups = groups_of(directions, plain.scores)
+    asked = weight_grid(weights, names)
+    centre = plain.features.mean(axis=0) if len(z) > 1 else np.zeros(1, np.float32)
+    people = _normed(plain.features - centre)
+    parts: dict[str, list[np.ndarray]] = {
+        key: [] for key in ("scores", "judged", "segmented", "similarity", "recognised", "outside")
+    }
+    with tqdm(total=len(z), desc="test_vectors", unit="case", disable=None) as bar:
+        # A few cases at a time: the edited latents and images of all of them need not fit into memory.
+        for rows in np.array_split(np.arange(len(z)), -(-len(z) // CASES_AT_ONCE)):
+            moved = directions.move(w[rows], groups[rows], asked, calibrated)
+            read, shape = read_all(readers, moved.reshape(-1, w.shape[1])), (len(rows), len(asked))
+            alike = (_normed(read.features - centre) @ people.T).reshape(*shape, -1)  # (n, M, N)
+            own = np.take_along_axis(alike, rows[:, None, None], axis=2)[:, :, 0]
+            pixels = read.pixels.reshape(*shape, *read.pixels.shape[1:])
+            parts["scores"].append(read.scores.reshape(*shape, -1))
+            parts["judged"].append(read.judged.reshape(*shape, -1))
+            parts["similarity"].append(own)
+            parts["recognised"].append(own >= alike.max(axis=2))
+            parts["outside"].append(np.stack([changed_outside(images, asked, names) for images in pixels]))
+            for row in rows[rows < n_segmented]:
+                parts["segmented"].append(segmented(readers, plain.pixels[row], pixels[row - rows[0]], names))
+            bar.update(len(rows))
+    joined = {key: np.concatenate(part) for key, part in parts.items() if key != "segmented"}
+    parsed_scores = np.stack(parts["segmented"]) if parts["segmented"] else np.empty((0, len(asked), len(names)))
+    return Cases(z, w, groups, asked, plain.scores, judged_before=plain.judged, segmented=parsed_scores, **joined)
+
+
+def groups_of(directions: Directions, scores: np.ndarray) -> np.ndarray:
+    """Groups, int64 (N,), of latents whose images have these scores (N, 7 or 8).
+
+    Raises:
+        UserError: the property CNN reads no number, or not what the groups go by.
+    """
+    groups = assign_groups(scores[:, columns(directions.grouping, scores.shape[1])], directions.medians)
     if (groups < 0).any():
         raise UserError("the property CNN reads no number from some images; train it again (stage train_property_cnn)")
-    asked = weight_grid(weights, names)
-    judged = [reading for _, reading in judge_columns(names)]
-    scores, readings = [], []
-    with tqdm(total=len(z), desc="test_vectors", unit="case", disable=None) as bar:
-        # A few cases at a time: the edited latents of all of them need not fit into memory.
-        for chunk in np.array_split(np.arange(len(z)), -(-len(z) // CASES_AT_ONCE)):
-            moved = edited(w[chunk], directions.at(w[chunk], groups[chunk]), asked)
-            score, reading = read_twice(readers, moved.reshape(-1, w.shape[1]), judged)
-            scores.append(score[:, columns(names)].reshape(len(chunk), len(asked), -1))
-            readings.append(reading.reshape(len(chunk), len(asked), -1))
-            bar.update(len(chunk))
-    return Cases(z, w, groups, asked, np.concatenate(scores), np.concatenate(readings))
+    return groups
 
 
-@dataclass(frozen=True)
-class Results:
-    """Correlations of N cases.
+def _normed(rows: np.ndarray) -> np.ndarray:
+    return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)
 
-    Attributes:
-        properties: P names.
-        cross: float64 (N, P, P), asked weight against CNN-read property; the diagonal is what counts.
-        judge: for (property, reading): float64 (N,), asked weight against the judge's reading.
-        passed: bool (N,), signed correlations.
-        passed_absolute: bool (N,), the original's criterion, which takes a reversed vector too.
+
+def changed_outside(images: np.ndarray, asked: np.ndarray, properties: Sequence[str]) -> np.ndarray:
+    """Mean absolute change of the pixels outside each property's region, for a weight of 1.
+
+    Args:
+        images: uint8 (M, 3, R, R) of one case.
+        asked: (M, P) weights, all combinations of them.
+
+    Returns:
+        float32 (P,), levels of 255, from the linear part of the change.
     """
-
-    properties: list[str]
-    cross: np.ndarray
-    judge: dict[tuple[str, str], np.ndarray]
-    passed: np.ndarray
-    passed_absolute: np.ndarray
-
-    @property
-    def own(self) -> np.ndarray:
-        """float64 (N, P): correlation of each property's weight with its own reading."""
-        return np.diagonal(self.cross, axis1=1, axis2=2)
-
-    def ranking(self) -> np.ndarray:
-        """Case indices from the highest sum of signed correlations to the lowest; NaN counts as -1."""
-        return np.argsort(-np.nan_to_num(self.own, nan=-1.0).sum(axis=1), kind="stable")
+    centred = asked - asked.mean(axis=0)
+    norms = np.maximum(np.square(centred).sum(axis=0), 1e-12)
+    slopes = (centred / norms).T.astype(np.float32) @ images.reshape(len(images), -1).astype(np.float32)
+    slopes = np.abs(slopes).reshape(len(properties), *images.shape[1:]).mean(axis=1)  # (P, R, R)
+    height, width = slopes.shape[1:]
+    outside = np.ones(slopes.shape, bool)
+    for mask, name in zip(outside, properties, strict=True):
+        y0, y1, x0, x1 = REGIONS[name]
+        mask[round(y0 * height) : round(y1 * height), round(x0 * width) : round(x1 * width)] = False
+    return (slopes * outside).sum(axis=(1, 2)) / np.maximum(outside.sum(axis=(1, 2)), 1)
 
 
-def evaluate(cases: Cases, properties: Sequence[str], thresholds: Mapping[str, float]) -> Results:
-    """Correlations and verdicts of all cases."""
-    cross = correlations(cases.asked, cases.scores)
-    by_judge = correlations(cases.asked, cases.judged)
-    judge = {
-        pair: by_judge[:, properties.index(pair[0]), column] for column, pair in enumerate(judge_columns(properties))
-    }
-    own = np.diagonal(cross, axis1=1, axis2=2)
-    limits = [thresholds[name] for name in properties]
-    return Results(list(properties), cross, judge, passes(own, limits), passes(np.abs(own), limits))
+def segmented(readers: Readers, before: np.ndarray, images: np.ndarray, properties: Sequence[str]) -> np.ndarray:
+    """Scores by the second algorithm, float64 (M, P), of a case's images uint8 (M, 3, R, R).
 
-
-def draw_strip(
-    readers: Readers, directions: Directions, cases: Cases, results: Results, case: int, steps: Sequence[float]
-) -> np.ndarray:
-    """Faces of one case, uint8 (H, W, 3): a row for each property at these weights while the others stay 0."""
-    names = results.properties
-    grid = np.concatenate([np.outer(steps, axis) for axis in np.eye(len(names))]).astype(np.float32)
-    w, group = cases.w[case : case + 1], cases.groups[case : case + 1]
-    moved = edited(w, directions.at(w, group), grid)[0]
-    drawn = synthesise(readers.generator, moved, readers.batch_size, readers.device, draw=readers.space.draw)
-    images = torch.cat(list(drawn))
-    pixels = to_uint8(images).permute(0, 2, 3, 1).cpu().numpy()
-    numbers = ", ".join(f"{name} {value:+.2f}" for name, value in zip(names, results.own[case], strict=True))
-    verdict = "passed" if results.passed[case] else "not passed"
-    title = f"case {case}, group {directions.groups[cases.groups[case]]}: {numbers}, {verdict}"
-    return strip(pixels.reshape(len(names), len(steps), *pixels.shape[1:]), names, steps, title)
+    The face is found in the unedited image, uint8 (3, R, R); all NaN if none is.
+    """
+    if readers.parser is None:
+        raise ValueError("parser is None; expected a network")
+    device = readers.bench.device
+    (face,) = FaceDetector(device).detect([before.transpose(1, 2, 0)])
+    if face is None:
+        return np.full((len(images), len(properties)), np.nan)
+    crops = np.stack([crop_face(image, face.box, readers.margin) for image in images.transpose(0, 2, 3, 1)])
+    maps = parse(readers.parser, crops, readers.bench.batch_size, device)
+    scores = [score_v2(parsed, crop) for parsed, crop in zip(maps, crops, strict=True)]
+    table = np.array([[score[name] for name in properties] for score in scores], dtype=np.float64)
+    return np.where(np.isfinite(table), table, np.nan)

@@ -1,8 +1,8 @@
 """Directions that depend on the latent: v9's gradient network, and exact derivatives through the generator.
 
-`GradientNetwork` learns the scores and follows its own gradient. `Jacobian` learns nothing: it differentiates what
-reads the images, at each latent, and takes the shortest step that raises one reading and holds the others still. That
-step is the minimum-norm solution of J d = e (Moore and Penrose), damped as by Levenberg and Marquardt.
+`GradientNetwork` learns the scores and follows its own gradient. `Jacobian` differentiates readings at each latent, of
+its image or those that a `ScoreNetwork` has learnt, and takes the shortest step that raises one and holds the others
+still. That step is the minimum-norm solution of J d = e (Moore and Penrose), damped as by Levenberg and Marquardt.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,18 +27,77 @@ NETWORK_DROPOUT = 0.25
 Readings = Callable[[Tensor], Tensor]  # latents (N, D) -> what is read from their images (N, Q), differentiable
 
 
-# ---------------------------------------------------------------- v9's network
+# ---------------------------------------------------------------- a network that learns the scores
 
 
-def gradient_network(size: int) -> nn.Sequential:
-    """Latents (N, size), scaled, to a score (N, 1); the layers of VectorFind-v9."""
-    widths = [size, 768 + size // 4, 128 + size // 8]
-    hidden = [
-        layer
-        for inputs, outputs in pairwise(widths)
-        for layer in (nn.Linear(inputs, outputs), nn.Tanh(), nn.Dropout(NETWORK_DROPOUT))
-    ]
-    return nn.Sequential(*hidden, nn.Linear(widths[-1], 1))
+class ScoreNetwork(nn.Module):
+    """Latents (N, D) to scores (N, Q) in standard deviations from their means; the layers of VectorFind-v9."""
+
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(self, size: int, outputs: int = 1):
+        super().__init__()
+        widths = [size, 768 + size // 4, 128 + size // 8]
+        hidden = [
+            layer
+            for inputs, width in pairwise(widths)
+            for layer in (nn.Linear(inputs, width), nn.Tanh(), nn.Dropout(NETWORK_DROPOUT))
+        ]
+        self.layers = nn.Sequential(*hidden, nn.Linear(widths[-1], outputs))
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("spread", torch.ones(()))
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return self.layers((latents - self.mean) / self.spread)
+
+    @torch.no_grad()
+    def predict(self, latents: np.ndarray) -> np.ndarray:
+        """Scores, float32 (N, Q), of latents (N, D)."""
+        chunks = torch.from_numpy(latents).float().split(MAPPING_CHUNK)
+        return torch.cat([self(chunk.to(self.mean.device)).cpu() for chunk in chunks]).numpy()
+
+
+def train_score_network(
+    latents: np.ndarray,
+    scores: np.ndarray,
+    schedule: Schedule,
+    test_fraction: float = 0.1,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> tuple[ScoreNetwork, np.ndarray]:
+    """Trains a network on scores.
+
+    Args:
+        latents: (N, D), and their finite scores (N, Q).
+        test_fraction: share that is held back, and as much again for the choice of the best epoch.
+
+    Returns:
+        The network, in eval mode, and the indices held back.
+    """
+    purpose, device = ("gradient", "network"), torch.device(device)
+    order = stream(seed, "gradient", "split").permutation(len(scores))
+    held_back = max(1, round(test_fraction * len(order)))
+    test, valid, train = order[:held_back], order[held_back : 2 * held_back], order[2 * held_back :]
+    inputs = torch.from_numpy(latents).float()
+    targets = torch.from_numpy((scores - scores[train].mean(axis=0)) / scores[train].std(axis=0).clip(1e-12)).float()
+    with seeded(seed, *purpose):
+        network = ScoreNetwork(latents.shape[1], scores.shape[1]).to(device)
+    network.mean.copy_(inputs[train].mean(dim=0))
+    network.spread.copy_(inputs[train].var(dim=0, correction=0).mean().sqrt().clamp(min=1e-12))
+    held_inputs, held_targets = inputs[valid].to(device), targets[valid].to(device)
+    fit(
+        network,
+        lambda batch: batch,
+        F.mse_loss,
+        (inputs[train], targets[train]),
+        lambda network: {"loss": F.mse_loss(network(held_inputs), held_targets).item()},
+        Schedule(schedule.epochs, schedule.patience, schedule.learning_rate, schedule.batch_size, decay=schedule.decay),
+        seed=seed,
+        purpose=purpose,
+        device=device,
+    )
+    return network.requires_grad_(False), test
 
 
 @dataclass(eq=False, repr=False)
@@ -53,7 +112,7 @@ class GradientNetwork(Direction):
         device: where the network is trained and used.
 
     Attributes:
-        network_: takes latents less mean_, divided by spread_.
+        network_: `ScoreNetwork` of one output.
         direction_: float32 (D,), mean of the directions at the samples, at length 1.
     """
 
@@ -66,51 +125,32 @@ class GradientNetwork(Direction):
     device: str = "cpu"
 
     def _fit(self, latents: np.ndarray, scores: np.ndarray) -> None:
-        order = stream(self.random_state, "gradient", "split").permutation(len(scores))
-        held_back = max(1, round(self.test_fraction * len(order)))
-        test, valid, train = order[:held_back], order[held_back : 2 * held_back], order[2 * held_back :]
-        self.mean_ = latents[train].mean(axis=0)
-        self.spread_ = max(float(np.sqrt(latents[train].var(axis=0).mean())), 1e-12)
-        self._centre, self._scale = float(scores[train].mean()), max(float(scores[train].std()), 1e-12)
-        targets = torch.from_numpy((scores - self._centre) / self._scale).float()[:, None]
-        self._train(self._scaled(latents), targets, train, valid)
-        self.direction_ = unit(self.directions(latents).mean(axis=0, dtype=np.float64))
-        self.accuracy_ = share_told_apart(self.predict(latents[test]), scores[test] - self._centre, self.k_percent)
-
-    def _train(self, inputs: Tensor, targets: Tensor, train: np.ndarray, valid: np.ndarray) -> None:
-        purpose, device = ("gradient", "network"), torch.device(self.device)
-        with seeded(self.random_state, *purpose):
-            self.network_ = gradient_network(inputs.shape[1]).to(device)
-        held_inputs, held_targets = inputs[valid].to(device), targets[valid].to(device)
-        fit(
-            self.network_,
-            lambda batch: batch,
-            F.mse_loss,
-            (inputs[train], targets[train]),
-            lambda network: {"loss": F.mse_loss(network(held_inputs), held_targets).item()},
-            Schedule(self.epochs, self.patience, self.learning_rate, self.batch_size, decay=self.decay),
-            seed=self.random_state,
-            purpose=purpose,
-            device=device,
+        schedule = Schedule(self.epochs, self.patience, self.learning_rate, self.batch_size, decay=self.decay)
+        self.network_, test = train_score_network(
+            latents, scores[:, None], schedule, self.test_fraction, self.random_state, self.device
         )
+        self.direction_ = unit(self.directions(latents).mean(axis=0, dtype=np.float64))
+        self.accuracy_ = share_told_apart(self.predict(latents[test]), scores[test] - scores.mean(), self.k_percent)
 
-    def _scaled(self, latents: np.ndarray) -> Tensor:
-        return torch.from_numpy((latents - self.mean_) / self.spread_).float()
-
-    @torch.enable_grad()
     def directions(self, latents: np.ndarray) -> np.ndarray:
         """float32 (N, D) of length 1: the network's gradient at each latent (N, D)."""
-        parts = []
-        for chunk in self._scaled(self._checked(latents)).split(MAPPING_CHUNK):
-            x = chunk.to(self.device).requires_grad_()
-            parts.append(torch.autograd.grad(self.network_(x).sum(), x)[0].cpu())
-        return unit(torch.cat(parts).numpy())
+        latents = self._checked(latents)
+        return network_gradients(self.network_, latents)
 
-    @torch.no_grad()
     def predict(self, latents: np.ndarray) -> np.ndarray:
         """The predicted scores (N,), in standard deviations from their mean."""
-        chunks = self._scaled(self._checked(latents)).split(MAPPING_CHUNK)
-        return torch.cat([self.network_(chunk.to(self.device))[:, 0].cpu() for chunk in chunks]).numpy()
+        latents = self._checked(latents)
+        return self.network_.predict(latents)[:, 0]
+
+
+@torch.enable_grad()
+def network_gradients(network: ScoreNetwork, latents: np.ndarray) -> np.ndarray:
+    """float32 (N, D) of length 1: gradients of a score network of one output at latents (N, D)."""
+    parts = []
+    for chunk in torch.from_numpy(latents).float().split(MAPPING_CHUNK):
+        x = chunk.to(network.mean.device).requires_grad_()
+        parts.append(torch.autograd.grad(network(x).sum(), x)[0].cpu())
+    return unit(torch.cat(parts).numpy())
 
 
 # ---------------------------------------------------------------- derivatives through the generator
@@ -135,17 +175,19 @@ def image_readings(generator: Generator, space: Space, *networks: nn.Module, col
 
 
 @torch.enable_grad()
-def jacobians(readings: Readings, latents: np.ndarray, device: torch.device | str = "cpu") -> np.ndarray:
+def jacobians(
+    readings: Readings, latents: np.ndarray, device: torch.device | str = "cpu", chunk: int = SYNTHESIS_CHUNK
+) -> np.ndarray:
     """Derivatives (N, Q, D) of the readings by the latents (N, D), in the latents' precision.
 
     A few latents at a time, always the same number: a result depends neither on how many there are nor on their order.
     """
     parts = []
-    for chunk in torch.from_numpy(latents).split(SYNTHESIS_CHUNK):
-        x = filled(chunk).to(device).requires_grad_()
+    for some in torch.from_numpy(latents).split(chunk):
+        x = filled(some).to(device).requires_grad_()
         values = readings(x)  # an image depends on its own latent only, so sums may be differentiated
         rows = [torch.autograd.grad(column.sum(), x, retain_graph=True)[0] for column in values.unbind(1)]
-        parts.append(torch.stack(rows, dim=1)[: len(chunk)].cpu())
+        parts.append(torch.stack(rows, dim=1)[: len(some)].cpu())
     return torch.cat(parts).numpy()
 
 
@@ -185,7 +227,11 @@ class Jacobian(Direction):
         wanted: the reading that is to rise; all others are held still.
         moved: columns of the latents that may change (`Space.moved`), None for all; the direction is 0 in the others.
         ridge: as in `minimum_norm_steps`.
+        offsets: (K, D), or None for a single zero: the derivative is the mean of those at the latent plus each of them
+            (SmoothGrad, Smilkov et al. 2017). An edit is no infinitesimal step, and what holds in a neighbourhood
+            carries it further than what holds at one point.
         n_average: most samples whose steps make the mean direction.
+        chunk: latents at once.
         device: where the readings are made.
 
     Attributes:
@@ -196,7 +242,9 @@ class Jacobian(Direction):
     wanted: int = 0
     moved: slice | None = None
     ridge: float = 1e-3
-    n_average: int = 64
+    offsets: np.ndarray | None = None
+    n_average: int = 16
+    chunk: int = SYNTHESIS_CHUNK
     device: str = "cpu"
 
     def _fit(self, latents: np.ndarray, scores: np.ndarray) -> None:
@@ -207,7 +255,10 @@ class Jacobian(Direction):
         """Steps (N, D) that raise the wanted reading by one, to first order. Needs no fit."""
         if self.readings is None:
             raise ValueError("readings is None; expected a function of latents")
-        jacobian = jacobians(self.readings, latents, self.device)
+        offsets = np.zeros((1, latents.shape[1]), latents.dtype) if self.offsets is None else self.offsets
+        around = (latents[:, None] + offsets).reshape(-1, latents.shape[1])
+        jacobian = jacobians(self.readings, around, self.device, self.chunk)
+        jacobian = jacobian.reshape(len(latents), len(offsets), -1, latents.shape[1]).mean(axis=1)
         moved = slice(None) if self.moved is None else self.moved
         steps = np.zeros(latents.shape)
         steps[:, moved] = minimum_norm_steps(jacobian[:, :, moved], self.wanted, self.ridge)

@@ -192,6 +192,13 @@ class Svm(Section):
     test_fraction: HeldBack
 
 
+class Surrogate(Section):
+    """The network that has learnt all scores."""
+
+    smooth: float = Field(ge=0, le=10, description="width of the neighbourhood over which derivatives are averaged")
+    points: int = Field(ge=1, le=10_000, description="points of that neighbourhood")
+
+
 class Tsne(Section):
     """t-SNE plots."""
 
@@ -201,8 +208,10 @@ class Tsne(Section):
     max_points: int = Field(ge=10, le=100_000, description="most points of each class of a group")
 
 
-Method = Literal["svm", "logistic", "lda", "ridge", "pca", "channel"]
-OtherMethod = Literal["same", "svm", "logistic", "lda", "ridge", "pca", "channel"]
+Method = Literal["svm", "logistic", "lda", "ridge", "pca", "channel", "sefa", "gradient", "jacobian", "surrogate"]
+OtherMethod = Literal[
+    "same", "svm", "logistic", "lda", "ridge", "pca", "channel", "sefa", "gradient", "jacobian", "surrogate"
+]
 
 
 class OtherMethods(Section):
@@ -225,10 +234,15 @@ class Vectors(Section):
     method_of: OtherMethods
     groups: Annotated[
         list[Literal["hair_color", "hair_length", "background_mean", "hairstyle"]],
-        Field(min_length=1, max_length=4),
+        Field(max_length=4),
         AfterValidator(_different),
     ]
+    hold: Literal["none", "expressions", "all"]
+    strength_latents: int = Field(
+        ge=1, le=10_000, description="latents of each group that the strengths are measured at"
+    )
     svm: Svm
+    surrogate: Surrogate
     tsne: Tsne
 
 
@@ -254,6 +268,10 @@ class TestVectors(Section):
     __test__ = False  # the name is the stage's, pytest must not collect it
 
     n_cases: int = Field(ge=1, le=100_000, description="latents tested")
+    calibrated: bool = Field(
+        description="whether weights are in standard deviations, or in steps along the unit vectors"
+    )
+    n_segmented: int = Field(ge=0, le=100_000, description="cases whose images are parsed")
     n_strips: int = Field(ge=0, le=16, description="best, median and worst cases drawn, of each")
     strip_reach: float = Field(gt=0, le=20, description="largest step in those pictures")
     weights: Weights

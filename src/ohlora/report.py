@@ -69,8 +69,8 @@ def summarise(metrics: Metrics) -> dict[str, Any]:
         The same, with the means only of folds and of groups; what is not finite, or no number, is left out.
     """
     means = {name: folds["mean"] for name, folds in metrics["train_filter"].items()}
-    accuracy = {name: _mean(value) for name, value in metrics["vectors"]["svm_accuracy"].items()}
-    vectors = {**metrics["vectors"], "svm_accuracy": accuracy}
+    accuracy = {name: _mean(value) for name, value in metrics["vectors"]["accuracy"].items()}
+    vectors = {**metrics["vectors"], "accuracy": accuracy}
     return finite({**metrics, "train_filter": means, "vectors": vectors})
 
 
@@ -161,18 +161,19 @@ def cnn_table(metrics: Metrics) -> Table:
 
 
 def accuracy_table(metrics: Metrics, params: Mapping[str, Any]) -> Table:
-    """Accuracy of the linear SVMs by group and property."""
+    """How well the vectors tell the lowest from the highest scores, by group and property."""
     vectors = metrics["vectors"]
-    properties = [name for name in EXPRESSIONS if name in vectors["svm_accuracy"]]
+    properties = [name for name in EXPRESSIONS if name in vectors["accuracy"]]
     rows: list[Sequence[Cell]] = [
-        (group, size, *(vectors["svm_accuracy"][name][group] for name in properties))
+        (group, size, *(vectors["accuracy"][name][group] for name in properties))
         for group, size in vectors["groups"].items()
     ]
-    mean = ("mean", sum(vectors["groups"].values()), *(vectors["svm_accuracy"][name]["mean"] for name in properties))
+    mean = ("mean", sum(vectors["groups"].values()), *(vectors["accuracy"][name]["mean"] for name in properties))
     medians = in_order(vectors["medians"], params["vectors"]["groups"])
     letters = ", ".join(f"{name} {value:+.3f}" for name, value in medians)
-    note = f"On the samples held back. Letters of a group: at or above (h) or below (l) the medians of {letters}."
-    return Table("Linear SVMs", ("group", "samples", *properties), [*rows, mean], note)
+    grouped = f" Letters of a group: at or above (h) or below (l) the medians of {letters}." if letters else ""
+    note = f"Share of the extreme samples that the vector, or its classifier, puts on the right side.{grouped}"
+    return Table("Accuracy of the vectors", ("group", "samples", *properties), [*rows, mean], note)
 
 
 def correlation_table(metrics: Metrics, params: Mapping[str, Any]) -> Table:
@@ -183,15 +184,22 @@ def correlation_table(metrics: Metrics, params: Mapping[str, Any]) -> Table:
     share = f"{passed['count']} / {test['cases']} ({percent(passed['rate'])})"
     share_absolute = f"{absolute['count']} / {test['cases']} ({percent(absolute['rate'])})"
     rows: list[Sequence[Cell]] = [
-        ("property network, signed", *(test["corr"][name] for name in names), test["corr"]["sum"], share),
+        ("property network, signed", *(ranged(test, "corr", name) for name in (*names, "sum")), share),
+        ("judge, signed", *(ranged(test, "judge_corr", name) for name in (*names, "sum")), ""),
         ("property network, absolute", *(test["corr_absolute"][name] for name in names), "", share_absolute),
-        ("judge, signed", *(test["judge_corr"][name] for name in names), test["judge_corr"]["sum"], ""),
+    ]
+    if "segmented_corr" in test:
+        parsed = test["segmented_corr"]
+        label = f"second algorithm on parsed images, signed, {parsed['cases']} cases"
+        rows.append((label, *(parsed[name] for name in (*names, "sum")), ""))
+    rows += [
         ("threshold", *(thresholds[name] for name in names), "", ""),
     ]
     rows += [(f"published: {run}", *values, sum(values), cases) for run, _, values, cases in PUBLISHED]
     note = (
-        "Mean over the cases of the correlation between the weight asked for and the reading. A wrong sign fails; the "
-        "published runs count absolute values and use the original networks at 256x256 pixels."
+        "Mean over the cases of the correlation between the weight asked for and the reading, with the 95 % interval "
+        "of a bootstrap over the cases. A wrong sign fails; the published runs count absolute values and use the "
+        "original networks at 256x256 pixels."
     )
     return Table("Correlations", ("", *names, "sum", "passed"), rows, note)
 
@@ -210,6 +218,35 @@ def judge_readings_table(metrics: Metrics) -> Table:
     return Table("Other readings and cross-talk", ("reading", "mean correlation"), rows, note)
 
 
+def edit_table(metrics: Metrics) -> Table:
+    """How true edits are: error, monotony, change elsewhere, and whether the person stays the same."""
+    test = metrics["test_vectors"]
+    names = [name for name, _ in in_order(test["error"])]
+    rows: list[Sequence[Cell]] = [
+        ("rise for one standard deviation asked", *(test["risen"][name] for name in names)),
+        ("mean error of the change", *(test["error"][name] for name in names)),
+        ("share of steps that rise", *(test["rising"][name] for name in names)),
+        ("pixels elsewhere, levels of 255 for one risen", *(test["outside"].get(name, "–") for name in names)),
+    ]
+    for label, key in (("network", "leakage"), ("judge", "judge_leakage")):
+        spread = [test[key][name] for name in names]
+        cells = [sum(row.values()) / len(row) if row else "–" for row in spread]
+        rows.append((f"leakage by the {label}, mean over what else is read", *cells))
+    kept = test["identity"]
+    note = (
+        "Leakage: how much another reading moves for one standard deviation by which the wanted one rises. The "
+        f"judge takes {percent(kept['recognised'])} of the edited images for the same person's (the unedited face most "
+        f"alike, of all cases, is their own); similarity of its features {kept['similarity']:.3f}."
+    )
+    return Table("Edits", ("", *names), rows, note)
+
+
+def ranged(test: Mapping[str, Any], key: str, name: str) -> str:
+    """A mean with its interval: 0.709 (0.65 to 0.76)."""
+    ends = test["interval"][key][name]
+    return f"{test[key][name]:.3f}" + (f" ({ends['low']:.2f} to {ends['high']:.2f})" if ends else "")
+
+
 def tables(metrics: Metrics, params: Mapping[str, Any]) -> dict[str, Table]:
     """All tables, in the order of the stages."""
     return {
@@ -219,6 +256,7 @@ def tables(metrics: Metrics, params: Mapping[str, Any]) -> dict[str, Table]:
         "cnn": cnn_table(metrics),
         "accuracy": accuracy_table(metrics, params),
         "correlations": correlation_table(metrics, params),
+        "edits": edit_table(metrics),
         "readings": judge_readings_table(metrics),
     }
 
@@ -272,7 +310,7 @@ def tiles(metrics: Metrics) -> list[tuple[str, str, str]]:
     return [
         (percent(test["passed"]["rate"]), "passed", passed),
         *((f"{test['corr'][n]:.3f}", f"{n}: mean correlation", d) for n, d in zip(expressions, by_judge, strict=True)),
-        (f"{vectors['svm_accuracy']['mean']:.3f}", "SVM accuracy", f"{len(vectors['groups'])} groups"),
+        (f"{vectors['accuracy']['mean']:.3f}", "accuracy of the vectors", f"{len(vectors['groups'])} groups"),
         (percent(metrics["filter"]["kept_rate"]), "images kept", f"{metrics['filter']['kept']:,} by the filter"),
     ]
 

@@ -37,3 +37,14 @@ def correlations(asked: np.ndarray, read: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         values = np.einsum("mp,nmr->npr", x, y) / (x_norm[:, None] * y_norm[:, None])
     return np.where(constant[:, None] | (x_norm == 0)[:, None], np.nan, values)
+
+
+def slopes(asked: np.ndarray, read: np.ndarray) -> np.ndarray:
+    """Change of every reading for a weight of 1, float64 (N, P, R): least squares, all weights together.
+
+    Args:
+        asked: (M, P) weights.
+        read: (N, M, R) readings.
+    """
+    inverse = np.linalg.pinv((asked - asked.mean(axis=0)).astype(np.float64))  # (P, M)
+    return np.einsum("pm,nmr->npr", inverse, read - read.mean(axis=1, keepdims=True))

@@ -154,8 +154,8 @@ def _read_batch(
 
 
 def filled(latents: Tensor) -> Tensor:
-    """At most SYNTHESIS_CHUNK latents (n, D), the last one repeated to make that many: the same arithmetic for all."""
-    return torch.cat([latents, latents[-1:].expand(SYNTHESIS_CHUNK - len(latents), -1)])
+    """Latents (n, D), the last one repeated to make at least SYNTHESIS_CHUNK: the same arithmetic for all."""
+    return torch.cat([latents, latents[-1:].expand(max(0, SYNTHESIS_CHUNK - len(latents)), -1)])
 
 
 @torch.inference_mode()

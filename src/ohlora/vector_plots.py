@@ -87,6 +87,37 @@ def correlation_histograms(values: Mapping[str, np.ndarray], thresholds: Mapping
     return figure
 
 
+def leakage_page(tables: Mapping[str, tuple[np.ndarray, Sequence[str]]], asked: Sequence[str]) -> Figure:
+    """What moves when a property is asked for.
+
+    Args:
+        tables: by reader: mean changes (P, R) for a weight of 1 in standard deviations, and the R readings' names.
+        asked: P properties.
+    """
+    figure = Figure(figsize=(10.0, 1.0 + 0.45 * len(asked) * len(tables)), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(1, len(tables)))
+    for axis, (reader, (changes, names)) in zip(axes, tables.items(), strict=True):
+        axis.imshow(changes, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
+        for row, column in np.ndindex(changes.shape):
+            value = changes[row, column]
+            axis.text(
+                column,
+                row,
+                f"{value:+.2f}",
+                ha="center",
+                va="center",
+                fontsize=8,
+                color="white" if abs(value) > 0.6 else INK,
+            )
+        axis.set_xticks(
+            range(len(names)), [name.replace("_", " ") for name in names], rotation=35, ha="right", fontsize=8
+        )
+        axis.set_yticks(range(len(asked)), asked, fontsize=9)
+        axis.set_title(f"{reader}: change for one standard deviation asked", fontsize=10)
+        axis.tick_params(length=0)
+    return figure
+
+
 def strip(images: np.ndarray, rows: Sequence[str], steps: Sequence[float], title: str) -> np.ndarray:
     """Edited faces of one case.
 

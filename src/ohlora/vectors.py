@@ -1,21 +1,32 @@
 """Vectors of every group and property: which samples each is found from, the file they are kept in, t-SNE maps."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from itertools import product
+from pathlib import Path
 
 import numpy as np
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, clone
+from torch import nn
 
-from ohlora.directions import Direction, two_classes
+from ohlora.directions import Conditional, two_classes
 from ohlora.errors import UserError
-from ohlora.files import PathLike, load_npz
+from ohlora.files import PathLike, damage, load_npz, named, read_json, save_npz, write_json
+from ohlora.gradients import Jacobian
+from ohlora.properties import ALL_PROPERTY_NAMES, columns
+
+PER_VECTOR = ("accuracy", "class_sizes", "ungrouped", "strengths")
+MAX_SPREADS = 20.0  # a step longer than so many standard deviations of the latents leads nowhere
 
 
 def group_names(letters: int) -> list[str]:
-    """Names of all groups, such as hhh, hhl, ..., lll for three grouping properties; the index is the group's code."""
-    return ["".join(name) for name in product("hl", repeat=letters)]
+    """Names of all groups, such as hhh, hhl, ..., lll for three grouping properties; the index is the group's code.
+
+    Without grouping properties there is one group, all.
+    """
+    return ["".join(name) for name in product("hl", repeat=letters)] if letters else ["all"]
 
 
 def assign_groups(values: np.ndarray, medians: np.ndarray) -> np.ndarray:
@@ -38,8 +49,8 @@ class Task:
     """One property within a group.
 
     Attributes:
-        members: int (n,), the group's samples.
-        scores: (n,), their scores of the property.
+        members: int (n,), the group's samples; all samples if the group has too few (`alone` is false then).
+        scores: (n,) of the property.
         low, high: the samples of the lowest and of the highest class.
     """
 
@@ -49,6 +60,7 @@ class Task:
     scores: np.ndarray
     low: np.ndarray
     high: np.ndarray
+    alone: bool = True
 
 
 def make_tasks(
@@ -63,126 +75,250 @@ def make_tasks(
         k_percent: share of a group that makes each class.
 
     Returns:
-        Tasks in the order of names, then properties; their indices count over all N samples.
+        Tasks in the order of names, then properties; their indices count over all N samples. A group with too few
+        samples, or one value only, gets those of all samples.
 
     Raises:
-        UserError: a group has too few samples, or one value only, for a property.
+        UserError: all samples are too few, or of one value, for a property.
     """
+    everyone = np.arange(len(values))
+    whole = [_task("all", name, everyone, column, k_percent) for name, column in zip(properties, values.T, strict=True)]
     tasks = []
-    for (code, name), (column, prop) in product(enumerate(names), enumerate(properties)):
+    for code, name in enumerate(names):
         members = np.flatnonzero(groups == code)
-        scores = values[members, column]
-        try:
-            low, high = two_classes(scores, k_percent)
-        except UserError as error:
-            advice = "raise n_samples, use fewer vectors.groups, or train the property CNN on more images"
-            raise UserError(f"group {name}, property {prop}: {error}; {advice}") from None
-        tasks.append(Task(name, prop, members, scores, members[low], members[high]))
+        for ungrouped, column in zip(whole, values.T, strict=True):
+            try:
+                tasks.append(_task(name, ungrouped.property, members, column[members], k_percent))
+            except UserError:
+                tasks.append(replace(ungrouped, group=name, alone=False))
     return tasks
+
+
+def _task(group: str, name: str, members: np.ndarray, scores: np.ndarray, k_percent: float) -> Task:
+    try:
+        low, high = two_classes(scores, k_percent)
+    except UserError as error:
+        advice = "raise n_samples, or train the property CNN on more images"
+        raise UserError(f"property {name}: {error}; {advice}") from None
+    return Task(group, name, members, scores, members[low], members[high])
+
+
+Local = Callable[[np.ndarray, np.ndarray], np.ndarray]  # latents (n, D), groups (n,) -> (n, D) of length 1
 
 
 @dataclass(frozen=True)
 class Directions:
-    """Vectors of all groups and properties, as `models/vectors/vectors.npz` holds them.
+    """Vectors of all groups and properties: `vectors.npz` and, all but the vectors, `vectors.json`.
 
     Attributes:
         vectors: float32 (G, P, D) of length 1; adding one to a latent raises the property.
-        accuracy: float64 (G, P), on samples held back, 0..1.
+        groups: G names in the order of `group_names`.
+        properties: P names.
+        grouping: L names, the properties that make the groups, and float64 (L,) `medians`, their cut-offs.
+        accuracy: float64 (G, P), 0..1, as the method's `accuracy_`.
         class_sizes: int64 (G, P), samples in each of the two classes.
-        groups: text (G,), names in the order of `group_names`.
-        properties: text (P,).
-        grouping: text (L,), the properties that make the groups.
-        medians: float64 (L,), their cut-offs.
-        space: text (), the position of the latents.
-        methods: text (P,), how the vectors of each property were found.
+        ungrouped: bool (G, P), whether a group was too small and has the vector of all samples.
+        space: the position of the latents.
+        methods: P names, how the vectors of each property were found.
+        generator: `generator_mark` of the generator whose latents they are.
+        hold: none, expressions or all: what else was held still.
+        deviations: float64 (7 or 8,), standard deviations of all scores that the property CNN reads.
+        strengths: float64 (G, P), steps along the vector that raise the property by its standard deviation.
+        local: for properties whose direction is each latent's own; `vectors` then holds their mean.
     """
 
     vectors: np.ndarray
+    groups: Sequence[str]
+    properties: Sequence[str]
+    grouping: Sequence[str]
+    medians: np.ndarray
     accuracy: np.ndarray
     class_sizes: np.ndarray
-    groups: np.ndarray
-    properties: np.ndarray
-    grouping: np.ndarray
-    medians: np.ndarray
-    space: np.ndarray
-    methods: np.ndarray
+    ungrouped: np.ndarray
+    space: str
+    methods: Sequence[str]
+    hold: str
+    generator: str
+    deviations: np.ndarray
+    strengths: np.ndarray
+    local: Mapping[str, Local] = field(default_factory=dict)
+
+    @property
+    def units(self) -> np.ndarray:
+        """float64 (P,): what a request of 1 means, in scores."""
+        return self.deviations[columns(self.properties, len(self.deviations))]
 
     def at(self, latents: np.ndarray, groups: np.ndarray) -> np.ndarray:
         """float32 (n, P, D): the vectors for latents (n, D) of groups (n,), indices."""
-        return self.vectors[groups]
-
-
-@dataclass(frozen=True)
-class LocalDirections(Directions):
-    """Directions of which some are each latent's own, as those of `ohlora.gradients`.
-
-    Attributes:
-        local: for these properties: (latents (n, D), groups (n,)) -> (n, D) of length 1; the others' are `vectors`.
-    """
-
-    local: Mapping[str, Callable[[np.ndarray, np.ndarray], np.ndarray]]
-
-    def at(self, latents: np.ndarray, groups: np.ndarray) -> np.ndarray:
-        """As `Directions.at`."""
-        found, names = super().at(latents, groups), self.properties.tolist()
+        found = self.vectors[groups]
         for name, directions in self.local.items():
-            found[:, names.index(name)] = directions(latents, groups)
+            found[:, list(self.properties).index(name)] = directions(latents, groups)
         return found
 
+    def move(self, latents: np.ndarray, groups: np.ndarray, asked: np.ndarray, calibrated: bool = True) -> np.ndarray:
+        """Moves latents along all vectors at once.
 
-AXES = {
-    "vectors": "gpd",
-    "accuracy": "gp",
-    "class_sizes": "gp",
-    "groups": "g",
-    "properties": "p",
-    "grouping": "l",
-    "medians": "l",
-    "space": "",
-    "methods": "p",
-}
+        Args:
+            latents: float32 (N, D), and their groups (N,), indices.
+            asked: float32 (M, P), or (N, M, P): what is asked of each latent.
+            calibrated: whether that is in standard deviations of the properties, or in steps of the vectors' length.
+
+        Returns:
+            float32 (N, M, D).
+        """
+        steps = np.broadcast_to(asked, (len(latents), *asked.shape[-2:]))
+        if calibrated:
+            steps = steps * self.strengths[groups][:, None].astype(np.float32)
+        return latents[:, None] + np.einsum("nmp,npd->nmd", steps, self.at(latents, groups), optimize=True)
+
+
+def generator_mark(generator: nn.Module) -> str:
+    """Fingerprint of a generator's weights, 16 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(generator.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def find_directions(
     latents: np.ndarray,
     tasks: Sequence[Task],
-    grouping: Sequence[str],
-    medians: np.ndarray,
-    estimators: Mapping[str, Direction],
-    space: str = "w",
+    estimators: Mapping[str, BaseEstimator],
+    held: np.ndarray | None = None,
     moved: slice = slice(None),
-) -> Directions:
+) -> tuple[np.ndarray, list[BaseEstimator]]:
     """Fits every task.
 
     Args:
-        latents: float32 (N, D), of `space`.
+        latents: float32 (N, D).
         tasks: from `make_tasks`, all properties of all groups.
-        grouping: the properties that make the groups, and their cut-offs `medians`.
-        estimators: each property's method; only copies of it are fitted.
+        estimators: each property's method; only copies of it are fitted. A `Conditional` gets the held scores too.
+        held: (N, P, Q) scores of what stays still while the property of index p moves.
         moved: the columns of the latents that are searched; vectors are 0 in the others.
+
+    Returns:
+        float32 (G, P, D) vectors, and the fitted estimators in the order of the tasks.
     """
-    groups = list(dict.fromkeys(task.group for task in tasks))
     properties = list(dict.fromkeys(task.property for task in tasks))
-    shape = (len(groups), len(properties))
-    fits = [clone(estimators[task.property]).fit(latents[task.members, moved], task.scores) for task in tasks]
+    fits = []
+    for task in tasks:
+        estimator, scores = estimators[task.property], task.scores
+        if isinstance(estimator, Conditional) and held is not None:
+            others = held[task.members, properties.index(task.property)]
+            scores = np.column_stack([scores, others[:, others.std(axis=0) > 0]])
+        # A derivative is taken where the image is made, and that needs all columns.
+        searched = slice(None) if isinstance(estimator, Jacobian) else moved
+        fits.append(clone(estimator).fit(latents[task.members, searched], scores))
     vectors = np.zeros((len(tasks), latents.shape[1]), np.float32)
-    vectors[:, moved] = [fit.direction_ for fit in fits]
-    return Directions(
-        vectors=vectors.reshape(*shape, -1),
-        accuracy=np.array([fit.accuracy_ for fit in fits]).reshape(shape),
-        class_sizes=np.array([len(task.low) for task in tasks]).reshape(shape),
-        groups=np.array(groups),
-        properties=np.array(properties),
-        grouping=np.array(grouping),
-        medians=np.asarray(medians, dtype=np.float64),
-        space=np.array(space),
-        methods=np.array([type(estimators[name]).__name__.lower() for name in properties]),
+    for vector, fitted in zip(vectors, fits, strict=True):
+        vector[slice(None) if isinstance(fitted, Jacobian) else moved] = fitted.direction_
+    return vectors.reshape(-1, len(properties), latents.shape[1]), fits
+
+
+def measure_strengths(
+    directions: Directions,
+    read: Callable[[np.ndarray], np.ndarray],
+    latents: np.ndarray,
+    groups: np.ndarray,
+    count: int,
+) -> tuple[np.ndarray, int]:
+    """Steps along the vectors that raise each property by its standard deviation, on average over a group's latents.
+
+    The property is read at one standard deviation of the latents (along the vector) on both sides of a latent.
+
+    Args:
+        read: latents (n, D) -> scores (n, P) of their images.
+        latents: float32 (N, D), and their groups (N,).
+        count: latents of each group that are read; all groups' if it has none.
+
+    Returns:
+        float64 (G, P), and how many of them could not be measured because the property does not rise: these are one
+        standard deviation of the latents.
+    """
+    everyone = np.arange(len(latents))
+    members = [np.flatnonzero(groups == code) for code in range(len(directions.groups))]
+    chosen = [(rows if len(rows) else everyone)[:count] for rows in members]
+    spreads = (
+        (latents @ directions.vectors.reshape(-1, latents.shape[1]).T).std(axis=0).reshape(directions.accuracy.shape)
     )
+    moved = []
+    for code, rows in enumerate(chosen):
+        codes = np.full(len(rows), code)
+        sides = np.concatenate([np.diag(spreads[code]), -np.diag(spreads[code])]).astype(np.float32)
+        moved.append(directions.move(latents[rows], codes, sides, calibrated=False))  # (n, 2 P, D)
+    scores = read(np.concatenate([part.reshape(-1, latents.shape[1]) for part in moved]))
+    strengths, failed, count = spreads.astype(np.float64), 0, len(directions.properties)
+    for code, part in enumerate(np.split(scores, np.cumsum([len(rows) * 2 * count for rows in chosen])[:-1])):
+        both = part.reshape(-1, 2, count, count)  # latent, side, moved, read
+        rises = np.einsum("nspp,s->np", both, [0.5, -0.5]).mean(axis=0) / spreads[code]
+        known = rises * MAX_SPREADS * spreads[code] > directions.units
+        strengths[code, known] = directions.units[known] / rises[known]
+        failed += int((~known).sum())
+    return strengths, failed
 
 
-def load_directions(path: PathLike) -> Directions:
-    """Reads vectors.npz. Raises UserError if the file is damaged or an array is missing or does not fit the others."""
-    return Directions(**load_npz(path, **AXES))
+def save_directions(path: PathLike, directions: Directions) -> None:
+    """Writes vectors.npz, arrays `<property>_<group>` (D,), and vectors.json beside it."""
+    names = list(product(directions.groups, directions.properties))
+    rows = directions.vectors.reshape(len(names), -1)
+    save_npz(path, **{f"{name}_{group}": row for (group, name), row in zip(names, rows, strict=True)})
+    table = {name: np.ravel(getattr(directions, name)).tolist() for name in PER_VECTOR}
+    each = [dict(zip(PER_VECTOR, row, strict=True)) for row in zip(*table.values(), strict=True)]
+    content = {
+        "space": directions.space,
+        "generator": directions.generator,
+        "groups": list(directions.groups),
+        "properties": list(directions.properties),
+        "grouping": list(directions.grouping),
+        "methods": dict(zip(directions.properties, directions.methods, strict=True)),
+        "hold": directions.hold,
+        "deviations": dict(zip(ALL_PROPERTY_NAMES, directions.deviations.tolist(), strict=False)),
+        "medians": dict(zip(directions.grouping, directions.medians.tolist(), strict=True)),
+        "vectors": {f"{name}_{group}": row for (group, name), row in zip(names, each, strict=True)},
+    }
+    write_json(Path(path).with_suffix(".json"), content)
+
+
+def load_directions(path: PathLike, generator: nn.Module | None = None) -> Directions:
+    """Reads vectors.npz and vectors.json.
+
+    Raises:
+        UserError: damaged, incomplete, not of length 1, or of another generator than the given one.
+    """
+    table = Path(path).with_suffix(".json")
+    with named(table), damage(table, "a table of vectors"):
+        content = read_json(table)
+        groups, properties, grouping = (list(content[key]) for key in ("groups", "properties", "grouping"))
+        names = [f"{name}_{group}" for group, name in product(groups, properties)]
+        shape, deviations = (len(groups), len(properties)), content["deviations"]
+        numbers = {
+            key: np.array([content["vectors"][name][key] for name in names]).reshape(shape) for key in PER_VECTOR
+        }
+        directions = Directions(
+            vectors=np.empty(0),
+            groups=groups,
+            properties=properties,
+            grouping=grouping,
+            medians=np.array([content["medians"][name] for name in grouping], dtype=np.float64),
+            space=content["space"],
+            methods=[content["methods"][name] for name in properties],
+            hold=content["hold"],
+            generator=content["generator"],
+            deviations=np.array([deviations[name] for name in ALL_PROPERTY_NAMES if name in deviations]),
+            accuracy=numbers["accuracy"],
+            class_sizes=numbers["class_sizes"],
+            ungrouped=numbers["ungrouped"],
+            strengths=numbers["strengths"],
+        )
+    vectors = np.stack(list(load_npz(path, **dict.fromkeys(names, "d")).values()))
+    lengths = np.linalg.norm(vectors, axis=1)
+    if (np.abs(lengths - 1) > 1e-3).any():
+        worst = int(np.abs(lengths - 1).argmax())
+        raise UserError(f"{path}: {names[worst]} has length {lengths[worst]:.4g}, allowed is 1; find the vectors again")
+    if generator is not None and generator_mark(generator) != directions.generator:
+        raise UserError(f"{path}: vectors of another generator; find them again (stage vectors)")
+    return replace(directions, vectors=vectors.reshape(*shape, -1))
 
 
 @dataclass(frozen=True)

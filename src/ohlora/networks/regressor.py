@@ -100,7 +100,12 @@ class AttributeNet(nn.Module):
     @torch.inference_mode()
     def forward(self, images: Tensor, batch_size: int = 128) -> dict[str, np.ndarray]:
         """Readings, float32 (N,) by name in the attributes' units, of images (N, 3, H, W) RGB in [-1, 1]."""
-        outputs = torch.cat([self.logits(part) for part in images.split(batch_size)]).float().cpu()
+        return self.readings(torch.cat([self.embedding(part) for part in images.split(batch_size)]))
+
+    @torch.inference_mode()
+    def readings(self, features: Tensor) -> dict[str, np.ndarray]:
+        """Readings, float32 (N,) by name in the attributes' units, of feature vectors (N, features)."""
+        outputs = self.output(features).float().cpu()
         return {
             head.name: (column.sigmoid() if head.kind == "probability" else column * head.std + head.mean).numpy()
             for head, column in zip(self.heads, outputs.unbind(dim=1), strict=True)

@@ -71,20 +71,21 @@ def vector_sections(tables: dict[str, Table], strips: bool) -> list[Section]:
     return [
         Section(
             "Vectors",
-            "Each group's samples with the highest and the lowest scores are parted by a linear SVM; its normal, "
-            "turned to the higher side, is the vector.",
+            "Each group's samples with the highest and the lowest scores make the map below. A vector points from low "
+            "to high, as `vectors.method` finds it; how far a request goes along it is measured on images.",
             [tables["accuracy"]],
             [
-                Picture(PLOT.format("vectors_tsne"), "t-SNE of both classes, with the SVM's accuracy", photo=False),
+                Picture(PLOT.format("vectors_tsne"), "t-SNE of both classes, with the accuracy", photo=False),
                 Picture(PLOT.format("sample"), "Scores of the samples", photo=False),
             ],
         ),
         Section(
             "Test",
             "Fresh latents are moved along all three vectors of their group at once. The property network reads the "
-            "images, and so does the judge, which had no part in the search.",
-            [tables["correlations"], tables["readings"]],
+            "images, and so does the judge, which had no part in the search; some are parsed as well.",
+            [tables["correlations"], tables["edits"], tables["readings"]],
             [
+                Picture(PLOT.format("test_vectors/leakage"), "What moves when a property is asked for", photo=False),
                 Picture(PLOT.format("test_vectors/correlations"), "Correlations of the cases", photo=False),
                 Picture(PLOT.format("test_vectors/responses"), "Property network: mean and 10-90 % band", photo=False),
                 Picture(PLOT.format("test_vectors/judge"), "Judge: mean and 10-90 % band", photo=False),

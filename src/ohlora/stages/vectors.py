@@ -1,34 +1,23 @@
 """Stage vectors: one direction for each group and expression, from the extremes of the samples."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 
-from ohlora.directions import METHODS, Direction
 from ohlora.errors import UserError
-from ohlora.files import load_npz, read_csv, save_npz, write_json
-from ohlora.params import Params, Tsne
+from ohlora.files import load_npz, read_csv, write_json
+from ohlora.params import Tsne
 from ohlora.plots import save_figure
-from ohlora.properties import EXPRESSIONS, columns
+from ohlora.properties import columns
 from ohlora.rng import stream
-from ohlora.spaces import W, latents_of, named_space
+from ohlora.search import Found, Workbench, save_found, search
+from ohlora.spaces import named_space
 from ohlora.stages import Stage
 from ohlora.stages.generators import named_generator
-from ohlora.stages.paths import METRICS, PLOT, SAMPLES, SCORES_CNN, VECTORS
+from ohlora.stages.paths import METRICS, PLOT, PROPERTY_CNN, SAMPLES, SCORES_CNN, VECTORS
 from ohlora.vector_plots import tsne_page
-from ohlora.vectors import (
-    Directions,
-    Task,
-    TsneSettings,
-    assign_groups,
-    embed,
-    find_directions,
-    group_names,
-    make_tasks,
-    thin,
-)
+from ohlora.vectors import Task, TsneSettings, embed, thin
+from ohlora.weights import load_property_cnn
 
 
 def medians_of(grouping: Sequence[str]) -> np.ndarray:
@@ -52,56 +41,42 @@ def maps_of(latents: np.ndarray, tasks: list[Task], tsne: Tsne, seed: int) -> di
     return maps
 
 
-def summary(directions: Directions, sizes: np.ndarray) -> dict[str, object]:
-    """Samples of each group, and accuracies by property: of each group and their mean."""
-    groups = directions.groups.tolist()
+def summary(found: Found) -> dict[str, object]:
+    """Samples of each group, accuracies by property (of each group and their mean), strengths, fallbacks."""
+    directions = found.directions
+    groups, names = list(directions.groups), list(directions.properties)
+    sizes = np.bincount(found.groups[found.groups >= 0], minlength=len(groups))
     accuracy = {
         name: dict(zip(groups, column.tolist(), strict=True)) | {"mean": float(column.mean())}
-        for name, column in zip(directions.properties.tolist(), directions.accuracy.T, strict=True)
+        for name, column in zip(names, directions.accuracy.T, strict=True)
     }
     return {
         "groups": dict(zip(groups, sizes.tolist(), strict=True)),
-        "medians": dict(zip(directions.grouping.tolist(), directions.medians.tolist(), strict=True)),
-        "svm_accuracy": accuracy | {"mean": float(directions.accuracy.mean())},
+        "medians": dict(zip(directions.grouping, directions.medians.tolist(), strict=True)),
+        "accuracy": accuracy | {"mean": float(directions.accuracy.mean())},
+        "strength": dict(zip(names, directions.strengths.mean(axis=0).tolist(), strict=True)),
         "extremes_per_class": {"smallest": int(directions.class_sizes.min()), "sum": int(directions.class_sizes.sum())},
+        "fallbacks": {"ungrouped": int(directions.ungrouped.sum()), "strength_unknown": found.unmeasured},
     }
-
-
-def methods(params: Params) -> dict[str, Direction]:
-    """The method of each expression, not yet fitted."""
-    found = {}
-    for name, other in params.vectors.method_of:
-        method = params.vectors.method if other == "same" else other
-        svm = params.vectors.svm
-        settings: dict[str, Any] = {"C": svm.C, "max_iter": svm.max_iter} if method == "svm" else {}
-        found[name] = METHODS[method](params.k_percent, svm.test_fraction, params.seed, **settings)
-    return found
-
-
-def search(
-    params: Params, latents: np.ndarray, scores: np.ndarray, moved: slice = slice(None)
-) -> tuple[Directions, list[Task], np.ndarray]:
-    """The directions, 0 in the columns that are not moved, their tasks, and the sizes of the groups."""
-    grouping = list(params.vectors.groups)
-    split_by, expressions = (scores[:, columns(chosen, scores.shape[1])] for chosen in (grouping, EXPRESSIONS))
-    medians, names = medians_of(grouping), group_names(len(grouping))
-    groups = assign_groups(split_by, medians)
-    tasks = make_tasks(groups, names, expressions, EXPRESSIONS, params.k_percent)
-    sizes = np.bincount(groups[groups >= 0], minlength=len(names))
-    space = params.vectors.space
-    return find_directions(latents, tasks, grouping, medians, methods(params), space, moved), tasks, sizes
 
 
 def run() -> None:
     """Writes the vectors, their accuracies, and a page of t-SNE maps."""
     with Stage("vectors", "seed", "k_percent", "vectors") as stage:
-        samples = load_npz(SAMPLES, z="nz", w="nd", scores="np")
-        space, latents, moved = named_space(stage.params.vectors.space), samples["w"], slice(None)
-        if space != W:
-            generator = named_generator(stage.params.vectors.generator, stage.device)
-            latents, moved = latents_of(space, generator, samples["z"], stage.device), space.moved(generator)
-        directions, tasks, sizes = search(stage.params, latents, samples["scores"], moved)
-        save_npz(VECTORS, **asdict(directions))
-        write_json(METRICS.format("vectors"), summary(directions, sizes))
-        maps = maps_of(latents[:, moved], tasks, stage.params.vectors.tsne, stage.seed)
-        save_figure(PLOT.format("vectors_tsne"), tsne_page(maps, directions.accuracy))
+        params = stage.params.vectors
+        samples = load_npz(SAMPLES, z="nz", scores="np")
+        bench = Workbench(
+            named_generator(params.generator, stage.device),
+            load_property_cnn(PROPERTY_CNN).to(stage.device),
+            stage.device,
+            stage.params.sample.batch_size,
+            named_space(params.space),
+        )
+        columns(params.groups, samples["scores"].shape[1])  # a network that does not read one of them says so itself
+        medians = medians_of(params.groups)
+        found = search(params, stage.params.k_percent, stage.seed, bench, samples["z"], samples["scores"], medians)
+        save_found(VECTORS, found)
+        write_json(METRICS.format("vectors"), summary(found))
+        moved = bench.space.moved(bench.generator)
+        maps = maps_of(found.latents[:, moved], found.tasks, params.tsne, stage.seed)
+        save_figure(PLOT.format("vectors_tsne"), tsne_page(maps, found.directions.accuracy))
