@@ -243,17 +243,19 @@ def peak(count):
     save_npz(folder / "samples.npz", z=z, w=map_latents(made, z, CPU), scores=scores)
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
-few, many = peak(2560), peak(5632)  # arrays of 21 and 46 MB: both larger than the buffer that writes them
-print((many - few) / 3072)
+peak(2560)
+few, many = peak(2560), peak(8704)  # arrays of 21 and 71 MB: both larger than the buffer that writes them
+print((many - few) / 6144)
 """
 
 
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the system does not reset peak memory")
 def test_memory_grows_by_what_is_stored_only(tmp_path: Path) -> None:
     command = [sys.executable, "-c", MEASURE, str(Path(__file__).parent), str(tmp_path)]
-    slope = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    environment = os.environ | {"MALLOC_ARENA_MAX": "1"}  # or memory that threads freed counts, now more, now less
+    slope = float(subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout)
     stored = 4 * (2048 + 2048 + 3)
-    assert 0.9 * stored < slope < 1.05 * stored
+    assert 0.8 * stored < slope < 1.2 * stored  # a second copy of w would be 1.5
 
 
 def test_a_gpu_draws_more_at_once_and_fp32_is_exact_there() -> None:
