@@ -15,8 +15,9 @@ import torch
 from tiny_gan import run, tuner, weights
 
 from ohlora import distributed
+from ohlora.checkpoints import code_fingerprint
 from ohlora.errors import UserError
-from ohlora.finetune.engine import FineTuner, code_fingerprint
+from ohlora.finetune.engine import CODE, FineTuner
 from ohlora.finetune.recipes import RECIPES
 
 CONTEXT = multiprocessing.get_context("forkserver")  # one process imports torch, its children begin at once
@@ -102,9 +103,9 @@ def test_what_changed_is_named_and_the_training_starts_afresh(
         run(tmp_path, look=interrupting(3), mark={"parameters": "1", "inputs": "1", "code": "1"})
     capsys.readouterr()
     other = run(tmp_path, mark={"parameters": "1", "inputs": "2", "code": "2"})
-    assert "of other code, inputs, not used; the training starts afresh" in capsys.readouterr().out
+    assert "of other code, inputs, not used; starts afresh" in capsys.readouterr().out
     assert len(other.history) == 3
-    assert len(code_fingerprint()) == 16
+    assert len(code_fingerprint(CODE)) == 16
 
 
 def test_a_second_training_is_refused_with_the_pid(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ from ohlora.stages.paths import (
     METRICS,
     PLOT,
     PROPERTY_CNN,
+    SAMPLE_CHECKPOINT,
     SAMPLES,
     SCORES_CNN,
     SCORES_V2,
@@ -250,7 +251,7 @@ def test_metrics_are_finite_nested_numbers() -> None:
 REPEATED = [
     "base",
     *("label", "label_v1", "train_filter", "train_filter_v1", "filter", "filter_v1"),
-    *("score", "train_property_cnn", "finetune_v9", "measure_v1", "vectors", "report"),
+    *("score", "train_property_cnn", "finetune_v9", "measure_v1", "sample", "vectors", "report"),
 ]
 
 
@@ -260,6 +261,20 @@ def test_same_params_give_the_same_bytes(world: Path, finished: Path, stage: str
     for path in outputs(stage):
         if path.suffix in (".csv", ".json", ".npz", ".safetensors") and path.name != "metrics.json":
             assert (world / path).read_bytes() == (finished / path).read_bytes(), path
+
+
+@pytest.mark.usefixtures("world")
+def test_sampling_by_two_processes_gives_the_same_bytes_and_the_stage_books_them() -> None:
+    expected, checkpoint = Path(SAMPLES).read_bytes(), Path(SAMPLE_CHECKPOINT, "checkpoint.pt")
+    shutil.rmtree(SAMPLE_CHECKPOINT)
+    Path(SAMPLES).unlink()
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    subprocess.run([*torchrun, "-m", "ohlora", "sample"], check=True)
+    assert Path(SAMPLES).read_bytes() == expected
+    made = checkpoint.stat().st_mtime_ns
+    run("sample")
+    assert Path(SAMPLES).read_bytes() == expected
+    assert checkpoint.stat().st_mtime_ns == made  # the images were not made again
 
 
 @pytest.mark.usefixtures("world")

@@ -1,9 +1,10 @@
-"""What every resumable training shares: one checkpoint file, one process group at a time, postponed interrupts."""
+"""What all resumable work shares: fingerprints, one checkpoint file, one process group at a time, late interrupts."""
 
+import hashlib
 import pickle
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+import ohlora
 from ohlora import distributed
 from ohlora.errors import UserError
 from ohlora.files import atomic, lock
@@ -19,6 +21,25 @@ from ohlora.files import atomic, lock
 SAVE_EVERY = 300.0  # seconds between checkpoints
 
 Mark = str | Mapping[str, str]
+
+
+def code_fingerprint(patterns: Iterable[str]) -> str:
+    """A hash of the package's files of these names (networks/*.py) and of torch's version."""
+    root = Path(ohlora.__file__).parent
+    digest = hashlib.sha256(torch.__version__.encode())
+    for path in sorted(path for pattern in patterns for path in root.glob(pattern)):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def weights_fingerprint(*networks: nn.Module | None) -> str:
+    """A hash of the weights of networks; None is one that is not there."""
+    digest = hashlib.sha256()
+    for network in networks:
+        for name, value in (network.state_dict() if network is not None else {}).items():
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 @contextmanager
@@ -36,20 +57,20 @@ def postponed_interrupt() -> Iterator[Callable[[], bool]]:
 
 
 class Checkpoint:
-    """The state of a training in one file, and whether it is time to stop or to save.
+    """The state of a training, or of other long work, in one file, and whether it is time to stop or to save.
 
     Args:
         path: the file; process 0 alone writes it.
         mark: fingerprint of what a checkpoint needs to fit, or several by name; one with another mark is not used.
         device: where this process works.
-        interrupted: whether a person or the system asked for the end.
+        interrupted: whether a person or the system asked this process for the end.
         every: seconds between two times that `due` says yes.
     """
 
     def __init__(
         self, path: Path, mark: Mark, device: torch.device, interrupted: Callable[[], bool], every: float = SAVE_EVERY
     ):
-        self.path, self.mark, self.device, self._interrupted, self.every = path, mark, device, interrupted, every
+        self.path, self.mark, self.device, self.interrupted, self.every = path, mark, device, interrupted, every
         self._saved = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
@@ -66,7 +87,8 @@ class Checkpoint:
             raise UserError(f"{self.path}: damaged or not a checkpoint; remove it to start afresh") from None
         if content["mark"] == self.mark:
             return content["state"]
-        tqdm.write(f"{self.path}: of other {self._difference(content['mark'])}, not used; the training starts afresh")
+        if distributed.rank() == 0:
+            tqdm.write(f"{self.path}: of other {self._difference(content['mark'])}, not used; starts afresh")
         return None
 
     def _difference(self, other: Mark) -> str:
@@ -93,8 +115,8 @@ class Checkpoint:
     def stopped(self) -> bool:
         """Whether any process was interrupted; all stop after the same step."""
         if distributed.size() == 1:  # no tensor: a GPU would have to finish its step first
-            return self._interrupted()
-        flag = torch.tensor([float(self._interrupted())], device=self.device)
+            return self.interrupted()
+        flag = torch.tensor([float(self.interrupted())], device=self.device)
         distributed.average([flag])
         return bool(flag.item())
 
@@ -104,7 +126,7 @@ def opened(folder: Path, mark: Mark, device: torch.device, every: float = SAVE_E
     """The checkpoint `folder`/checkpoint.pt for the length of a training; Ctrl-C waits until the block has ended.
 
     Raises:
-        UserError: another training is at work in the folder; names its pid.
+        UserError: another process is at work in the folder; names its pid.
         KeyboardInterrupt: at the end of the block, if one came.
     """
     with lock(folder) if distributed.rank() == 0 else nullcontext(), postponed_interrupt() as interrupted:

@@ -1,4 +1,6 @@
-"""One network trained by several processes, each on its share of every batch: `torchrun --nproc-per-node N -m ...`.
+"""Work shared by several processes, such as a network trained on a share of every batch by each.
+
+`torchrun --nproc-per-node N -m ...` starts them.
 
 A process that torchrun did not start is alone, and nothing here costs it anything.
 """
@@ -54,6 +56,15 @@ def average(tensors: Sequence[Tensor]) -> None:
     flat /= size()
     for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
         tensor.copy_(mean.view_as(tensor))
+
+
+def gather(rows: Tensor) -> Tensor:
+    """The rows (N, ...) of every process, of which all have the same number, one process's after the other's."""
+    if size() == 1:
+        return rows
+    parts = [torch.empty_like(rows) for _ in range(size())]
+    dist.all_gather(parts, rows)
+    return torch.cat(parts)
 
 
 def average_gradients(network: torch.nn.Module) -> None:

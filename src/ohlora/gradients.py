@@ -184,7 +184,7 @@ def jacobians(
     """
     parts = []
     for some in torch.from_numpy(latents).split(chunk):
-        x = filled(some).to(device).requires_grad_()
+        x = filled(some, chunk).to(device).requires_grad_()
         values = readings(x)  # an image depends on its own latent only, so sums may be differentiated
         rows = [torch.autograd.grad(column.sum(), x, retain_graph=True)[0] for column in values.unbind(1)]
         parts.append(torch.stack(rows, dim=1)[: len(some)].cpu())

@@ -1,7 +1,9 @@
 """Latents to images to scores in memory: samples of the vector search, images of its test and of the fine-tuned."""
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, TypeVar
@@ -15,12 +17,14 @@ from ohlora.networks.stylegan import Generator, to_uint8
 from ohlora.rng import standard_normal
 
 # Matrix products and convolutions round differently at other batch sizes, and one rounding to 8 bits turned round moves
-# a score by 1e-3. So the generator always sees the same number of latents; small ones also stay in the cache.
-MAPPING_CHUNK = 4096
-SYNTHESIS_CHUNK = 8
+# a score by 1e-3. So the generator always sees the same number of latents.
+MAPPING_CHUNK = 512
+SYNTHESIS_CHUNK = 8  # on a CPU, whose cache holds the feature maps of so many
+GPU_SYNTHESIS_CHUNK = 64  # fewer do not fill a GPU: starting its work would take longer than the work
 CENTRE_LATENTS = 32  # z whose mean w is the centre of a label
 
 Precision = Literal["fp32", "bf16"]
+S = TypeVar("S")
 T = TypeVar("T")
 Encode = Callable[[Generator, Tensor, Tensor | None], Tensor]  # z (N, z_dim) and labels -> latents (N, D)
 Draw = Callable[[Generator, Tensor], Tensor]  # latents (N, D) -> images (N, 3, R, R) about [-1, 1]
@@ -62,7 +66,6 @@ def draw_w(generator: Generator, z: Tensor, label: Tensor | None, psi: float = 1
     return centre + psi * (w - centre)
 
 
-@torch.inference_mode()
 def map_latents(
     generator: Generator,
     z: np.ndarray,
@@ -71,13 +74,38 @@ def map_latents(
     labels: np.ndarray | None = None,
 ) -> np.ndarray:
     """w or other latents, float32 (N, D), of z, float32 (N, z_dim), and labels, float32 (N, L); None: neutral ones."""
-    parts = []
-    for start in range(0, len(z), MAPPING_CHUNK):
-        rows = slice(start, start + MAPPING_CHUNK)
+
+    @torch.inference_mode()
+    def encoded(rows: slice) -> Tensor:
         chunk = torch.from_numpy(z[rows]).to(device)
         label = neutral_label(generator, len(chunk), device) if labels is None else torch.from_numpy(labels[rows])
-        parts.append(encode(generator, chunk, None if label is None else label.to(device)).float().cpu())
-    return torch.cat(parts).numpy()
+        return encode(generator, chunk, None if label is None else label.to(device)).float().cpu()
+
+    parts = [slice(start, start + MAPPING_CHUNK) for start in range(0, len(z), MAPPING_CHUNK)]
+    latents = np.empty((len(z), 0), np.float32)
+    for rows, part in zip(parts, _in_order(encoded, parts, device), strict=True):
+        if rows.start == 0:  # only now is their size known; not joined at the end, which would take twice the memory
+            latents = np.empty((len(z), part.shape[1]), np.float32)
+        latents[rows] = part.numpy()
+    return latents
+
+
+def _in_order(work: Callable[[S], T], items: Iterable[S], device: torch.device | str) -> Iterator[T]:
+    """What `work` makes of each item, in order; on a CPU every core works on an item of its own.
+
+    One small batch shared by two cores took 1.6 times as long, and its rounding depended on the number of cores. No
+    more is begun than one item for each core and what waits to be taken, so memory does not grow with the items.
+    """
+    workers = torch.get_num_threads() if torch.device(device).type == "cpu" else 1
+    begun: deque[Future[T]] = deque()
+    # The number of threads that torch uses for an operation is a setting of each thread.
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for item in items:
+            begun.append(pool.submit(work, item))
+            if len(begun) > workers:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
 
 
 def images_of_w(generator: Generator, w: Tensor) -> Tensor:
@@ -119,46 +147,85 @@ def read_images(
 ) -> Iterator[T]:
     """Draws and reads images batch by batch; on a CPU every core draws and reads a batch of its own.
 
-    One small batch shared by two cores took 1.6 times as long, and its rounding depended on the number of cores.
-
     Args:
         generator: on `device`.
         w: float32 (N, w_dim), or what `draw` takes.
         reader: what to make of a batch, float32 (n, 3, R, R) on `device` with 256 levels within [-1, 1].
-        batch_size: images at once, rounded up to a multiple of 8; it does not change them.
-        precision: bf16 computes the convolutions in bfloat16.
-        progress: title of a progress bar with images per second; None for no bar.
+        batch_size: images at once, rounded up to a multiple of `synthesis_chunk`; it does not change them.
+        precision: bf16 computes the generator's convolutions in bfloat16 and lets a GPU read in TF32; fp32 is exact.
+        progress: title of a progress bar with images per second and the time left; None for no bar.
         draw: makes images of latents.
 
     Yields:
         What `reader` gives for each batch, in order.
     """
     generator.synthesis.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    step = -(-batch_size // SYNTHESIS_CHUNK) * SYNTHESIS_CHUNK
-    workers = torch.get_num_threads() if torch.device(device).type == "cpu" else 1
-    bar = tqdm(total=len(w), desc=progress, unit="image", disable=None if progress else True)
-    # The number of threads that torch uses for an operation is a setting of each thread.
-    with bar, ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for batches in torch.from_numpy(w).to(device).split(step * workers):
-            yield from pool.map(partial(_read_batch, partial(draw, generator), reader, precision), batches.split(step))
-            bar.update(len(batches))
+    chunk = synthesis_chunk(device)
+    batches = torch.from_numpy(w).split(-(-batch_size // chunk) * chunk)
+    read = partial(_read_batch, partial(draw, generator), reader, precision, torch.device(device))
+    with tqdm(total=len(w), desc=progress, unit="image", disable=None if progress else True) as bar:
+        for batch, result in zip(batches, _in_order(read, batches, device), strict=True):
+            yield result
+            bar.update(len(batch))
 
 
 @torch.inference_mode()
 def _read_batch(
-    draw: Callable[[Tensor], Tensor], reader: Callable[[Tensor], T], precision: Precision, latents: Tensor
+    draw: Callable[[Tensor], Tensor],
+    reader: Callable[[Tensor], T],
+    precision: Precision,
+    device: torch.device,
+    latents: Tensor,
 ) -> T:
-    with torch.autocast(latents.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        images = [as_saved(draw(filled(chunk))[: len(chunk)]) for chunk in latents.split(SYNTHESIS_CHUNK)]
-    return reader(torch.cat(images))
+    size = synthesis_chunk(device)
+    with arithmetic(device, precision):
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            chunks = latents.to(device).split(size)
+            images = [as_saved(draw(filled(chunk, size))[: len(chunk)]) for chunk in chunks]
+        return reader(torch.cat(images))
 
 
-def filled(latents: Tensor) -> Tensor:
-    """Latents (n, D), the last one repeated to make at least SYNTHESIS_CHUNK: the same arithmetic for all."""
-    return torch.cat([latents, latents[-1:].expand(max(0, SYNTHESIS_CHUNK - len(latents)), -1)])
+def synthesis_chunk(device: torch.device | str) -> int:
+    """Latents that the generator always sees at once on this device."""
+    return SYNTHESIS_CHUNK if torch.device(device).type == "cpu" else GPU_SYNTHESIS_CHUNK
 
 
-@torch.inference_mode()
+def arithmetic(device: torch.device, precision: Precision) -> AbstractContextManager[None]:
+    """How a GPU computes within the block: the same bits every time, and fp32 without TF32.
+
+    PyTorch's own setting gives float32 convolutions 10 bits in place of 23, and takes sums in any order.
+    """
+    if device.type != "cuda":
+        return nullcontext()
+    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=precision == "bf16")
+
+
+def filled(latents: Tensor, size: int = SYNTHESIS_CHUNK) -> Tensor:
+    """At most `size` latents (n, D), the last one repeated to make that many: the same arithmetic for all."""
+    return torch.cat([latents, latents[-1:].expand(size - len(latents), -1)])
+
+
+def read_scores(
+    generator: Generator,
+    property_cnn: nn.Module,
+    w: np.ndarray,
+    batch_size: int,
+    device: torch.device | str,
+    precision: Precision = "fp32",
+    progress: str | None = None,
+) -> Iterator[Tensor]:
+    """The property CNN's readings of the images of w, batch by batch; arguments as `read_images`.
+
+    Yields:
+        float32 (n, P) on the CPU.
+    """
+
+    def scores(images: Tensor) -> Tensor:
+        return property_cnn(images).float().cpu()
+
+    return read_images(generator, w, scores, batch_size, device, precision, progress)
+
+
 def sample(
     generator: Generator,
     property_cnn: nn.Module,
@@ -177,7 +244,5 @@ def sample(
         Samples in the order of z; the batch size changes scores by less than 1e-5.
     """
     w = map_latents(generator, z, device)
-    parts = read_images(
-        generator, w, lambda batch: property_cnn(batch).float().cpu(), batch_size, device, precision, "sample"
-    )
+    parts = read_scores(generator, property_cnn, w, batch_size, device, precision, "sample")
     return Samples(z, w, torch.cat(list(parts)).numpy())

@@ -1,16 +1,14 @@
 """The engine of fine-tuning: epochs over a training set, checkpoints, tests; what happens on a batch is a `Method`."""
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
-import ohlora
 from ohlora import distributed
 from ohlora.checkpoints import SAVE_EVERY, Checkpoint, opened
 from ohlora.errors import UserError
@@ -29,25 +27,6 @@ CODE = (
 
 Look = Callable[["FineTuner"], dict[str, float]]
 Log = Callable[[str, dict[str, float]], None]
-
-
-def code_fingerprint() -> str:
-    """A hash of the code that a training runs through, and of torch's version."""
-    root = Path(ohlora.__file__).parent
-    digest = hashlib.sha256(torch.__version__.encode())
-    for path in sorted(path for pattern in CODE for path in root.glob(pattern)):
-        digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def weights_fingerprint(*networks: nn.Module | None) -> str:
-    """A hash of the weights of networks; None is one that is not there."""
-    digest = hashlib.sha256()
-    for network in networks:
-        for name, value in (network.state_dict() if network is not None else {}).items():
-            digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 class FineTuner:

@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 from ohlora import distributed
+from ohlora.checkpoints import code_fingerprint, weights_fingerprint
 from ohlora.errors import UserError
 from ohlora.files import ImageZip, save_tensors, write_json
 from ohlora.filtering import Ensemble, load_ensemble, predict
 from ohlora.finetune.data import TrainingSet, load
-from ohlora.finetune.engine import FineTuner, code_fingerprint, weights_fingerprint
+from ohlora.finetune.engine import CODE, FineTuner
 from ohlora.finetune.examiner import Examiner
 from ohlora.finetune.methods import Settings, make_method
 from ohlora.finetune.networks import Parent, make
@@ -132,7 +133,7 @@ def train(recipe: Recipe, stage: Stage) -> None:
         + fingerprint(asdict(settings) | {name: getattr(params, name) for name in SHARED}),
         "inputs": data.fingerprint()
         + weights_fingerprint(parent.generator, parent.discriminator, cnn, *filters.values()),
-        "code": code_fingerprint(),
+        "code": code_fingerprint(CODE),
     }
     folder = Path(FINETUNE_CHECKPOINT.format(recipe.name))
     readers = {name: partial(predict, network, device=device) for name, network in filters.items()}

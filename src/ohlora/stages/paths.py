@@ -6,6 +6,7 @@ from ohlora.errors import UserError
 
 GENERATORS = "models/generators/{}"  # base and one for each recipe
 FINETUNE_CHECKPOINT = "checkpoints/finetune_{}"
+SAMPLE_CHECKPOINT = "checkpoints/sample"
 FACES = "data/segment/faces.zip"
 MAPS = "data/segment/maps.zip"
 DETECTIONS = "data/segment/detections.csv"
