@@ -40,6 +40,7 @@ class Person:
         self.context = browser.new_context(**{"viewport": WIDE} | options)
         self.context.set_default_timeout(PATIENCE)
         self.faults: list[str] = []
+        self.asked: list[str] = []
         self.address, self.page = address, self.tab(address)
         if self.page.locator("#who").is_visible():
             self.press(*name, "Enter")
@@ -50,7 +51,7 @@ class Person:
         """A further tab of the same browser."""
         page = self.context.new_page()
         page.on("pageerror", lambda error: self.faults.append(str(error)))
-        page.on("request", lambda r: r.url.startswith(address) or self.faults.append(f"asks for {r.url}"))
+        page.on("request", lambda request: self.asked.append(request.url))
         page.goto(address)
         self.shown(page)
         return page
@@ -76,11 +77,11 @@ class Person:
     def close(self) -> None:
         self.context.close()
         assert self.faults == []
+        assert [url for url in self.asked if not url.startswith(self.address)] == []
 
 
 def answers(folder: Path, files: ImageSet = BASE, labeller: str = "anna") -> dict[tuple[int, str], int]:
-    table = LabelTable(folder / files.human_labels, range(1000), files.attributes).read()
-    return {(row.id, row.attribute): row.value for row in table.itertuples() if row.labeller == labeller}
+    return LabelTable(folder / files.human_labels, range(1000), files.attributes).of(labeller)
 
 
 def test_thirty_images_by_keyboard_with_undo_reload_and_a_server_killed_on_the_way(browser: Any, folder: Path) -> None:

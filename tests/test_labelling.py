@@ -26,9 +26,7 @@ def table(folder: Path) -> LabelTable:
 
 
 def held(folder: Path, labeller: str) -> dict[tuple[int, str], int]:
-    rows = table(folder).read()
-    rows = rows[rows["labeller"] == labeller]
-    return {(row.id, row.attribute): row.value for row in rows.itertuples()}
+    return table(folder).of(labeller)
 
 
 # ---------------------------------------------------------------- the table

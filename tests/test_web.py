@@ -57,7 +57,8 @@ def body(mark: str, *answers: tuple[int, str, int | None, int | None], **changes
 
 def answers_of(files: ImageSet = BASE) -> dict[tuple[int, str, str], int]:
     table = LabelTable(files.human_labels, range(1000), files.attributes).read()
-    return {(row.id, row.attribute, row.labeller): row.value for row in table.itertuples()}
+    keys = zip(*(table[name].tolist() for name in ("id", "attribute", "labeller")), strict=True)
+    return dict(zip(keys, table["value"].tolist(), strict=True))
 
 
 # ---------------------------------------------------------------- answers
@@ -174,7 +175,7 @@ def test_answers_to_images_that_are_others_by_now_are_not_written() -> None:
 def test_requests_that_are_not_allowed_write_nothing(changes: dict[str, Any], status: int, message: str) -> None:
     async def work(client: TestClient[Any, Any]) -> None:
         mark = (await state(client))["mark"]
-        reply = await client.post("/api/answers", json=body(mark, (1, "gender", 1, None), **changes))
+        reply = await client.post("/api/answers", json=body(mark, (1, "gender", 1, None)) | changes)
         text = await reply.text()
         assert reply.status == status
         if message:

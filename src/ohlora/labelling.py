@@ -118,6 +118,14 @@ class LabelTable:
             return pd.DataFrame({name: [] for name in COLUMNS}).astype({"id": int, "value": int})
         return read_human(self.path, self._ids, self._attributes)
 
+    def of(self, labeller: str) -> dict[tuple[int, str], int]:
+        """A person's answers by id and attribute. Raises UserError."""
+        table = self.read()
+        mine = table[table["labeller"] == labeller]
+        return dict(
+            zip(zip(mine["id"].tolist(), mine["attribute"].tolist(), strict=True), mine["value"].tolist(), strict=True)
+        )
+
     def answer(self, labeller: str, answers: Iterable[Answer], now: datetime | None = None) -> int:
         """Writes a person's answers, all or none of them; an answer that is there already keeps its time.
 

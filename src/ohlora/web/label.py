@@ -97,7 +97,10 @@ def describe(images: Images, name: str, labeller: str) -> dict[str, Any]:
     ids = archive.ids[: load_params(PARAMS).label.n_labels].tolist()
     table = label_table(files, archive).read()
     mine = table[table["labeller"] == labeller]
-    last = mine.loc[mine["time"].idxmax(), "id"] if len(mine) else None
+    last = mine.sort_values("time", kind="stable")["id"].tolist()[-1:]
+    answers: dict[str, dict[int, int]] = {attribute: {} for attribute in files.attributes}
+    for id_, attribute, value in zip(*(mine[name].tolist() for name in ("id", "attribute", "value")), strict=True):
+        answers[attribute][id_] = value
     return {
         "sets": [
             {"name": other, "title": TITLES[other], "ready": Path(its.images).exists(), "make": MAKE[other]}
@@ -111,13 +114,9 @@ def describe(images: Images, name: str, labeller: str) -> dict[str, Any]:
             for attribute in files.attributes
         ],
         "ids": ids,
-        "answers": {
-            attribute: {int(id_): int(value) for id_, value in zip(rows["id"], rows["value"], strict=True)}
-            for attribute in files.attributes
-            for rows in [mine[mine["attribute"] == attribute]]
-        },
+        "answers": answers,
         "suggestions": suggestions(files),
-        "last": None if last is None else int(last),
+        "last": last[0] if last else None,
         "table": files.human_labels,
     }
 
@@ -127,9 +126,10 @@ def suggestions(files: ImageSet) -> dict[str, dict[int, tuple[int, float]]]:
     found: dict[str, dict[int, tuple[int, float]]] = {attribute: {} for attribute in files.attributes}
     if Path(files.guesses).exists():
         columns = {"id": int, "attribute": str, "value": int, "probability": float}
-        for row in read_csv(files.guesses, columns, ("id", "attribute")).itertuples(index=False):
-            if row.attribute in found:
-                found[row.attribute][row.id] = (row.value, row.probability)
+        table = read_csv(files.guesses, columns, ("id", "attribute"))
+        for id_, attribute, value, probability in zip(*(table[name].tolist() for name in columns), strict=True):
+            if attribute in found:
+                found[attribute][id_] = value, probability
     return found
 
 
