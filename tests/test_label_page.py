@@ -43,7 +43,8 @@ class Person:
         self.asked: list[str] = []
         self.address, self.page = address, self.tab(address)
         if self.page.locator("#who").is_visible():
-            self.press(*name, "Enter")
+            self.page.keyboard.insert_text(name)
+            self.press("Enter")
             self.page.locator("#who").wait_for(state="hidden")
         self.shown()
 
