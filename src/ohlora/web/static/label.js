@@ -320,7 +320,7 @@ function drawNine() {
   );
   const keys = attribute.options.flatMap((option, value) => [" ", el("kbd", {}, String(value + 1)), ` ${option}`]);
   const hint = attribute.hint ? ` · ${attribute.hint}` : "";
-  const line = el("p", { class: "question-line" }, el("b", {}, attribute.name), ...keys, hint);
+  const line = el("p", { class: "question-line" }, el("b", {}, attribute.name), el("span", { class: "keys" }, ...keys), hint);
   return el("section", { class: "nine" }, line, ...tiles);
 }
 
