@@ -1,4 +1,5 @@
 # make repro   the whole pipeline, to report/report.html
+# make label   the labelling page, on http://127.0.0.1:8642 (options: make label OPTIONS='--port 9000')
 # make test    linters, type checker and tests
 # make lock    requirements*.txt anew from pyproject.toml (needs uv)
 PYTHON ?= python3
@@ -6,10 +7,15 @@ BIN := $(CURDIR)/.venv/bin
 READY := .venv/.ready
 TEST_READY := .venv/.ready-test
 
-.PHONY: repro test lock
+.PHONY: repro label test lock
 
 repro: $(READY)
 	PATH="$(BIN):$$PATH" dvc repro
+
+# A person labels images: where there are none yet, the pipeline makes them, and the annotator's suggestions.
+label: $(READY)
+	@test -f data/label/annotator.csv || PATH="$(BIN):$$PATH" dvc repro label
+	$(BIN)/python -m ohlora.web label $(OPTIONS)
 
 test: $(TEST_READY)
 	$(BIN)/ruff check
@@ -36,5 +42,5 @@ LOCK := uv pip compile pyproject.toml --universal --python-version 3.11 \
   --no-emit-index-url --no-annotate --no-header --quiet --upgrade
 
 lock:
-	$(LOCK) -o requirements.txt
-	$(LOCK) --extra dev --extra faces -c requirements.txt -o requirements-test.txt
+	$(LOCK) --extra web -o requirements.txt
+	$(LOCK) --extra dev --extra faces --extra web -c requirements.txt -o requirements-test.txt

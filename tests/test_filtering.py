@@ -24,7 +24,8 @@ from ohlora.filtering import (
     save_ensemble,
     train_ensemble,
 )
-from ohlora.labels import complete, kept_ids, read_human, read_labels
+from ohlora.labelling import read_human, settle
+from ohlora.labels import complete, guess, kept_ids, read_labels
 from ohlora.networks.cnn import GenderCNN, QualityCNN
 from ohlora.training import Schedule
 
@@ -58,13 +59,13 @@ def train(
 def human(tmp_path: Path, rows: str | bytes) -> pd.DataFrame:
     path = tmp_path / "human.csv"
     path.write_bytes(b"id,attribute,value\n" + (rows.encode() if isinstance(rows, str) else rows))
-    return read_human(path, 10, BOTH)
+    return read_human(path, np.arange(10), BOTH)
 
 
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ("3,gender,1\n3,gender,0\n", "line 3: id 3, attribute gender is there twice"),
+        ("3,gender,1\n3,gender,0\n", "line 3: id 3, attribute gender, labeller unnamed is there twice"),
         ("10,gender,1\n", "line 2: id is 10, allowed is 0 to 9"),
         ("-1,gender,1\n", "line 2: id is -1, allowed is 0 to 9"),
         ("0,gender,1\n\n1,gender,2\n", "line 4: value is 2, allowed is 0 or 1"),
@@ -87,7 +88,7 @@ def test_human_labels_come_before_the_annotators(tmp_path: Path) -> None:
     given = human(tmp_path, "2,gender,0\n8,gender,1\n")
     ids = np.arange(4)
     readings = {"gender": np.array([0.4, 0.5, 0.9, 0.1]), "quality": np.array([0.9, 1, 0.89, 0.95])}
-    labels = complete(given, ids, readings, {"gender": 0.5, "quality": 0.9})
+    labels = complete(settle(given), guess(ids, readings, {"gender": 0.5, "quality": 0.9}))
     gender = labels[labels["attribute"] == "gender"]
     assert gender["value"].tolist() == [0, 1, 0, 0]
     assert gender["source"].tolist() == ["annotator", "annotator", "human", "annotator"]

@@ -26,6 +26,7 @@ from ohlora.report import (
     Picture,
     Table,
     accuracy_table,
+    agreement_table,
     cnn_table,
     data_uri,
     finite,
@@ -353,6 +354,17 @@ def test_summarise_keeps_means_of_folds_and_groups() -> None:
 
 def test_the_table_of_the_network_has_all_eight_properties() -> None:
     assert [row[0] for row in cnn_table(metrics_before()).rows] == list(ALL_PROPERTY_NAMES)
+
+
+def test_agreement_of_labellers_is_shown_where_there_is_one() -> None:
+    assert agreement_table(metrics_before()).rows == []
+    pair = {"images": 30, "agreed": 0.9, "kappa": 0.75}
+    same = {"images": 3, "agreed": 1.0}
+    label = {"gender": {"labels": 600, "agreement": {"anna & ben": pair, "anna & annotator": same}}}
+    assert agreement_table({"label": label}).rows == [
+        ("gender", "anna & ben", 30, "90.0 %", 0.75),
+        ("gender", "anna & annotator", 3, "100.0 %", "–"),
+    ]
 
 
 def test_letters_of_groups_are_explained_in_the_order_of_the_parameter() -> None:

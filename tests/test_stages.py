@@ -89,7 +89,8 @@ def prepare(folder: Path, params: dict[str, Any]) -> None:
     more = [f"{id_},age,{int(id_ % 3 > 0)}\n{id_},glass,{id_ % 2}\n" for id_ in range(N_LABELS)]
     (folder / HUMAN_LABELS).parent.mkdir(parents=True)
     for table, lines in ((HUMAN_LABELS, rows), (V1.human_labels, rows + more)):
-        (folder / table).write_text("id,attribute,value\n" + "".join(lines))
+        rows_of = [f"{line},human,anna,\n" for line in "".join(lines).splitlines()]
+        (folder / table).write_text("id,attribute,value,source,labeller,time\n" + "".join(rows_of))
 
 
 def run(stage: str) -> None:
@@ -175,6 +176,17 @@ def test_people_count_before_the_annotator() -> None:
     assert gender["source"].tolist() == ["human"] * (N_LABELS - 2) + ["annotator"] * 2
     table = pd.read_csv(FILTER)
     assert set(table.loc[table["id"] >= N_LABELS, "gender_source"]) == {"cnn"}
+
+
+@pytest.mark.usefixtures("at_finished")
+def test_agreement_with_the_annotator_is_measured_on_the_images_that_people_labelled() -> None:
+    guesses = pd.read_csv(BASE.guesses).query("attribute == 'gender'").set_index("id")["value"]
+    people = pd.read_csv(HUMAN_LABELS).query("attribute == 'gender'").set_index("id")["value"]
+    found = read_json(METRICS.format("label"))["gender"]["agreement"]["anna & annotator"]
+    assert found["images"] == N_LABELS - 2
+    assert found["agreed"] == pytest.approx((guesses[people.index] == people).mean())
+    assert read_json(SUMMARY)["label"]["gender"]["agreement"]["anna & annotator"] == found
+    assert "anna & annotator" in Path("report/report.html").read_text().replace("&amp;", "&")
 
 
 @pytest.mark.parametrize("name", ["hair_color", "hairstyle"])
@@ -327,9 +339,9 @@ def test_damaged_image_is_named() -> None:
 @pytest.mark.parametrize(
     ("row", "parts"),
     [
-        ("1,gender,0\n", ["human.csv, line", "id 1, attribute gender is there twice"]),
-        ("23,gender,7\n", ["human.csv, line", "value is 7", "0 or 1"]),
-        ("99,gender,1\n", ["human.csv, line", "id is 99", "0 to 47"]),
+        ("1,gender,0,human,anna,\n", ["human.csv, line", "id 1, attribute gender, labeller anna is there twice"]),
+        ("23,gender,7,human,anna,\n", ["human.csv, line", "value is 7", "0 or 1"]),
+        ("99,gender,1,human,anna,\n", ["human.csv, line", "id is 99", "0 to 47"]),
     ],
 )
 @pytest.mark.usefixtures("world")

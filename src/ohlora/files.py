@@ -109,17 +109,21 @@ def _alive(pid: int) -> bool:
 
 
 @contextmanager
-def lock(folder: PathLike, name: str = "run") -> Iterator[None]:
+def lock(folder: PathLike, name: str = "run", wait: bool = False) -> Iterator[None]:
     """Holds `folder/name.lock`; the file carries the pid, the kernel frees the lock when the process dies.
 
+    Args:
+        folder, name: of the lock's file.
+        wait: whether to wait for another holder, a process or a thread.
+
     Raises:
-        UserError: another process holds it.
+        UserError: another process holds it, and `wait` is false.
     """
     path = Path(folder) / f"{name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as handle:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             handle.seek(0)
             raise UserError(f"{path}: process {handle.read().strip()} is at work here, wait for it or end it") from None
@@ -173,7 +177,11 @@ def write_csv(path: PathLike, table: pd.DataFrame) -> None:
 
 
 def read_csv(
-    path: PathLike, columns: Mapping[str, type], key: str | Sequence[str] | None = "id", missing: bool = False
+    path: PathLike,
+    columns: Mapping[str, type],
+    key: str | Sequence[str] | None = "id",
+    missing: bool = False,
+    defaults: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """Reads a table and checks every cell.
 
@@ -182,6 +190,7 @@ def read_csv(
         columns: the columns wanted, in any order, and their types (int, float or str); others are ignored.
         key: the column or columns whose values must be unique; None for no check.
         missing: whether float cells may be empty (NaN).
+        defaults: columns that the file need not have, each with the text that stands for its cells then.
 
     Returns:
         A data frame with these columns in this order, rows as in the file; `attrs["lines"]` has their line numbers.
@@ -191,18 +200,21 @@ def read_csv(
     """
     rows = _rows(path)
     header = [name.strip() for name in rows[0][1]] if rows else []
-    for fault, count in (("no", 0), ("more than one", 2)):
-        faulty = [name for name in columns if min(header.count(name), 2) == count]
+    defaults = defaults or {}
+    for fault, count, allowed in (("no", 0, defaults), ("more than one", 2, ())):
+        faulty = [name for name in columns if min(header.count(name), 2) == count and name not in allowed]
         if faulty:
-            raise UserError(f"{path}, line 1: {fault} column {', '.join(faulty)}; needed are {', '.join(columns)}")
+            wanted = ", ".join(name for name in columns if name not in defaults)
+            raise UserError(f"{path}, line 1: {fault} column {', '.join(faulty)}; needed are {wanted}")
     body = rows[1:]
     for line, row in body:
         if len(row) != len(header):
             raise UserError(f"{path}, line {line}: {len(row)} cells, the header has {len(header)}")
     table = pd.DataFrame()
     for name, kind in columns.items():
-        column = header.index(name)
-        table[name] = pd.Series([_cell(path, line, name, row[column], kind, missing) for line, row in body], dtype=kind)
+        column = header.index(name) if name in header else None
+        cells = [(line, defaults[name] if column is None else row[column]) for line, row in body]
+        table[name] = pd.Series([_cell(path, line, name, text, kind, missing) for line, text in cells], dtype=kind)
     table.attrs["lines"] = [line for line, _ in body]
     _check_unique(path, table, key)
     return table
@@ -231,6 +243,14 @@ def _cell(path: PathLike, line: int, name: str, text: str, kind: type, missing: 
         wanted = "a whole number" if kind is int else "a finite number"
         raise UserError(f"{path}, line {line}: {name} is {text!r}, allowed is {wanted}")
     return value
+
+
+def check_column(path: PathLike, table: pd.DataFrame, column: str, good: pd.Series, allowed: str) -> None:
+    """Raises UserError with the line of the first row that is not good; `table` is as `read_csv` gives it."""
+    bad = np.flatnonzero(~good)
+    if bad.size:
+        line, value = table.attrs["lines"][bad[0]], str(table[column].iloc[bad[0]])
+        raise UserError(f"{path}, line {line}: {column} is {value[:50] or 'empty'}, allowed is {allowed}")
 
 
 def _check_unique(path: PathLike, table: pd.DataFrame, key: str | Sequence[str] | None) -> None:
@@ -377,15 +397,25 @@ class ImageZip:
 
     def read(self, id_: int) -> np.ndarray:
         """The image as uint8 (H, W, 3) RGB, or (H, W) of a map."""
-        name = self._members.get(int(id_))
-        if name is None:
-            raise UserError(f"{self.path}: no image with id {id_}")
-        with damage(f"{self.path}: {name}", "an image"), Image.open(io.BytesIO(self._archive.read(name))) as image:
+        name, content = self._stored(id_)
+        with damage(f"{self.path}: {name}", "an image"), Image.open(io.BytesIO(content)) as image:
             if self.mode == "L" and image.mode != "L":
                 raise UserError(
                     f"{self.path}: {name} has the mode {image.mode}, allowed is L (grey, one class a pixel)"
                 )
             return np.asarray(image.convert(self.mode))
+
+    def encoded(self, id_: int) -> tuple[bytes, str]:
+        """The image's file as it is stored, and its kind, png or jpg."""
+        name, content = self._stored(id_)
+        return content, name.rpartition(".")[2]
+
+    def _stored(self, id_: int) -> tuple[str, bytes]:
+        name = self._members.get(int(id_))
+        if name is None:
+            raise UserError(f"{self.path}: no image with id {id_}")
+        with damage(f"{self.path}: {name}", "an image"):
+            return name, self._archive.read(name)
 
     def batches(self, ids: Sequence[int] | np.ndarray, size: int) -> Iterator[np.ndarray]:
         """uint8 (n, H, W, 3) or (n, H, W) for the ids in this order, n at most `size`."""

@@ -1,4 +1,4 @@
-"""Labels of images, 0 or 1: read from people's tables, completed by the annotator, checked; and which are kept."""
+"""Labels of images, 0 or 1: people's, completed by the annotator's, checked; and which images are kept."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,53 +7,45 @@ import numpy as np
 import pandas as pd
 
 from ohlora.errors import UserError
-from ohlora.files import read_csv
+from ohlora.files import check_column, read_csv
 
 SOURCES = ("human", "annotator")
 
 
-def read_human(path: str | Path, n_images: int, attributes: Sequence[str]) -> pd.DataFrame:
-    """Reads the labels that a person gave.
+def guess(ids: np.ndarray, probabilities: Mapping[str, np.ndarray], thresholds: Mapping[str, float]) -> pd.DataFrame:
+    """The annotator's labels.
 
     Args:
-        path: a CSV file with the columns id, attribute and value, in any order of rows; no rows are fine.
-        n_images: ids are 0 to n_images - 1.
-        attributes: those allowed.
-
-    Returns:
-        Columns id, attribute, value (0 or 1).
-
-    Raises:
-        UserError: names the line and what is allowed.
-    """
-    table = read_csv(path, {"id": int, "attribute": str, "value": str}, key=("id", "attribute"))
-    _check(path, table, "id", table["id"].between(0, n_images - 1), f"0 to {n_images - 1}, the ids of the images")
-    return _with_values(path, table, attributes)
-
-
-def complete(
-    human: pd.DataFrame, ids: np.ndarray, probabilities: Mapping[str, np.ndarray], thresholds: Mapping[str, float]
-) -> pd.DataFrame:
-    """The person's labels where there are any, else the annotator's.
-
-    Args:
-        human: as `read_human` gives them; rows of other ids are left out.
         ids: (N,) the images that get labels.
         probabilities: per attribute (N,) the annotator's readings, 0..1.
         thresholds: per attribute the reading from which on the label is 1.
 
     Returns:
-        Columns id, attribute, value and source; ids ascending within each attribute.
+        Columns id, attribute, value and probability (4 digits); ids in this order within each attribute.
     """
     tables = []
-    for attribute in probabilities:
-        given = human[human["attribute"] == attribute].set_index("id")["value"].reindex(ids)
-        guessed = (probabilities[attribute] >= thresholds[attribute]).astype(int)
-        there = given.notna().to_numpy()
-        value = np.where(there, given.fillna(0).to_numpy(), guessed).astype(int)
-        source = np.where(there, "human", "annotator")
-        tables.append(pd.DataFrame({"id": ids, "attribute": attribute, "value": value, "source": source}))
+    for attribute, probability in probabilities.items():
+        value = (probability >= thresholds[attribute]).astype(int)
+        rounded = np.round(probability.astype(np.float64), 4)
+        tables.append(pd.DataFrame({"id": ids, "attribute": attribute, "value": value, "probability": rounded}))
     return pd.concat(tables, ignore_index=True)
+
+
+def complete(human: pd.DataFrame, guesses: pd.DataFrame) -> pd.DataFrame:
+    """People's labels where there are any, else the annotator's.
+
+    Args:
+        human: columns id, attribute and value, each id and attribute once; rows of other ids are left out.
+        guesses: as `guess` gives them.
+
+    Returns:
+        Columns id, attribute, value and source; rows as in `guesses`.
+    """
+    keys = ["id", "attribute"]
+    both = guesses[[*keys, "value"]].merge(human[[*keys, "value"]], "left", keys, suffixes=("", "_human"))
+    there = both["value_human"].notna()
+    value = both["value_human"].where(there, both["value"]).astype(int)
+    return both[keys].assign(value=value, source=np.where(there, "human", "annotator"))
 
 
 def read_labels(path: str | Path, images: np.ndarray, attributes: Sequence[str]) -> pd.DataFrame:
@@ -72,8 +64,8 @@ def read_labels(path: str | Path, images: np.ndarray, attributes: Sequence[str])
     """
     table = read_csv(path, {"id": int, "attribute": str, "value": str, "source": str}, key=("id", "attribute"))
     table = _with_values(path, table, attributes)
-    _check(path, table, "source", table["source"].isin(SOURCES), " or ".join(SOURCES))
-    _check(path, table, "id", table["id"].isin(images), "the id of an image")
+    check_column(path, table, "source", table["source"].isin(SOURCES), " or ".join(SOURCES))
+    check_column(path, table, "id", table["id"].isin(images), "the id of an image")
     if table.empty:
         raise UserError(f"{path}: no label in it")
     wide = table.pivot(index="id", columns="attribute", values=["value", "source"])
@@ -89,7 +81,7 @@ def read_labels(path: str | Path, images: np.ndarray, attributes: Sequence[str])
 def kept_ids(path: str | Path) -> np.ndarray:
     """The ids (N,), ascending, that a table written by the filter keeps. Raises UserError for none."""
     table = read_csv(path, {"id": int, "kept": int})
-    _check(path, table, "kept", table["kept"].isin([0, 1]), "0 or 1")
+    check_column(path, table, "kept", table["kept"].isin([0, 1]), "0 or 1")
     if not table["kept"].any():
         raise UserError(f"{path}: no image is kept; loosen the thresholds of the filter")
     return np.sort(table.loc[table["kept"] == 1, "id"].to_numpy())
@@ -97,13 +89,6 @@ def kept_ids(path: str | Path) -> np.ndarray:
 
 def _with_values(path: str | Path, table: pd.DataFrame, attributes: Sequence[str]) -> pd.DataFrame:
     """The table with its values, read as text so that any fault says what is allowed, as 0 or 1."""
-    _check(path, table, "attribute", table["attribute"].isin(attributes), " or ".join(attributes))
-    _check(path, table, "value", table["value"].isin(["0", "1"]), "0 or 1")
+    check_column(path, table, "attribute", table["attribute"].isin(attributes), " or ".join(attributes))
+    check_column(path, table, "value", table["value"].isin(["0", "1"]), "0 or 1")
     return table.astype({"value": int})
-
-
-def _check(path: str | Path, table: pd.DataFrame, column: str, good: pd.Series, allowed: str) -> None:
-    bad = np.flatnonzero(~good)
-    if bad.size:
-        line, value = table.attrs["lines"][bad[0]], str(table[column].iloc[bad[0]])
-        raise UserError(f"{path}, line {line}: {column} is {value[:50] or 'empty'}, allowed is {allowed}")

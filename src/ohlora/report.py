@@ -129,6 +129,20 @@ def counts_table(metrics: Metrics, params: Mapping[str, Any]) -> Table:
     return Table("Counts", ("stage", "number", "share"), rows)
 
 
+def agreement_table(metrics: Metrics) -> Table:
+    """How well labellers agree, two by two; without rows if nobody has labelled anything."""
+    rows: list[Sequence[Cell]] = [
+        (attribute, pair, found["images"], percent(found["agreed"]), found.get("kappa", "–"))
+        for attribute, values in metrics["label"].items()
+        for pair, found in values.get("agreement", {}).items()
+    ]
+    note = (
+        "Images that both have labelled; Cohen's kappa is 1 for the same answers and 0 for chance. The annotator's "
+        "suggestions sway who sees them while labelling."
+    )
+    return Table("Agreement of labellers", ("attribute", "labellers", "images", "same answer", "kappa"), rows, note)
+
+
 def filter_table(metrics: Metrics) -> Table:
     """Validation of the filter networks, means over the folds."""
     names = ("loss", "accuracy", "recall", "precision", "f1", "auroc")
@@ -248,9 +262,10 @@ def ranged(test: Mapping[str, Any], key: str, name: str) -> str:
 
 
 def tables(metrics: Metrics, params: Mapping[str, Any]) -> dict[str, Table]:
-    """All tables, in the order of the stages."""
-    return {
+    """All tables that have rows, in the order of the stages."""
+    found = {
         "counts": counts_table(metrics, params),
+        "agreement": agreement_table(metrics),
         "filter": filter_table(metrics),
         "judge": judge_table(metrics),
         "cnn": cnn_table(metrics),
@@ -259,6 +274,7 @@ def tables(metrics: Metrics, params: Mapping[str, Any]) -> dict[str, Table]:
         "edits": edit_table(metrics),
         "readings": judge_readings_table(metrics),
     }
+    return {name: table for name, table in found.items() if table.rows}
 
 
 # ---------------------------------------------------------------- text

@@ -62,6 +62,11 @@ class ImageSet:
         return f"data/{self.of('label')}/labels.csv"
 
     @property
+    def guesses(self) -> str:
+        """The bundled annotator's labels, given by people or not."""
+        return f"data/{self.of('label')}/annotator.csv"
+
+    @property
     def filter(self) -> str:
         return f"data/{self.of('filter')}/filter.csv"
 
@@ -74,9 +79,11 @@ IMAGES, FILTER = BASE.images, BASE.filter
 V1 = ImageSet("v1", ("gender", "quality", "age", "glass"))
 
 
+IMAGE_SETS = {files.generator: files for files in (BASE, V1)}
+
+
 def image_set(generator: str) -> ImageSet:
     """The image set of a generator. Raises UserError if it has none."""
-    sets = {BASE.generator: BASE, V1.generator: V1}
-    if generator not in sets:
-        raise UserError(f"images of {generator!r}: allowed are those of {' and '.join(sets)}")
-    return sets[generator]
+    if generator not in IMAGE_SETS:
+        raise UserError(f"images of {generator!r}: allowed are those of {' and '.join(IMAGE_SETS)}")
+    return IMAGE_SETS[generator]

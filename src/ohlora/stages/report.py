@@ -38,7 +38,7 @@ def face_sections(tables: dict[str, Table]) -> list[Section]:
             "Filter",
             "Networks learn gender and quality from the labels and vote on all other images; only those above both "
             "thresholds go on.",
-            [tables["filter"]],
+            [tables[name] for name in ("agreement", "filter") if name in tables],
             [
                 Picture(PLOT.format("filter_gender"), "Gender: highest, next to the threshold, lowest"),
                 Picture(PLOT.format("filter_quality"), "Quality: highest, next to the threshold, lowest"),

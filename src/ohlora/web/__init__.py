@@ -1,0 +1,1 @@
+"""Pages for people, served by aiohttp: DVC brings it along, and it parses, limits and times out requests itself."""
