@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from test_gradients import Reader
 from test_spaces import generator
 
+from ohlora.checkpoints import weights_fingerprint
 from ohlora.directions import Ridge
 from ohlora.errors import UserError
 from ohlora.evaluation import Cases, Readers, changed_outside, run_cases, segmented
@@ -25,7 +26,7 @@ from ohlora.segmentation import Detection, FaceDetector
 from ohlora.spaces import SPACES, W, latents_of, named_space
 from ohlora.vector_measures import Results, evaluate, interval, judge_columns, leakage, passes, rising, summary
 from ohlora.vector_plots import correlation_histograms, responses, stack, strip
-from ohlora.vectors import Directions, find_directions, generator_mark, group_names, make_tasks
+from ohlora.vectors import Directions, find_directions, group_names, make_tasks
 
 
 class SmallJudge(Judge):
@@ -79,7 +80,7 @@ def true_directions(sign: float = 1.0, grouping: tuple[str, ...] = GROUPING) -> 
         space="w",
         methods=["svm"] * 3,
         hold="none",
-        generator=generator_mark(generator),
+        generator=weights_fingerprint(generator),
         deviations=np.full(8, 2.0),
         strengths=np.full(shape, 2.0),  # the score is the step along the vector
     )

@@ -11,6 +11,7 @@ from linear_world import DIM, SCALE, world
 from safetensors.torch import save_file
 
 import ohlora
+from ohlora.checkpoints import weights_fingerprint
 from ohlora.editor import Editor
 from ohlora.errors import UserError
 from ohlora.files import read_json, write_json
@@ -20,7 +21,7 @@ from ohlora.rng import standard_normal
 from ohlora.sampling import Samples, sample
 from ohlora.search import Found, Workbench, load_found, save_found, search
 from ohlora.spaces import W, named_space
-from ohlora.vectors import generator_mark, measure_strengths
+from ohlora.vectors import measure_strengths
 
 CPU = torch.device("cpu")
 GLOBAL = ["svm", "logistic", "lda", "ridge"]
@@ -111,7 +112,7 @@ def test_files_give_back_the_same_moves(samples: Samples, settings: Any, tmp_pat
     content = read_json(tmp_path / "vectors.json")
     assert content["space"] == "w"
     assert content["methods"]["mouth"] == method
-    assert content["generator"] == generator_mark(generator)
+    assert content["generator"] == weights_fingerprint(generator)
     assert content["vectors"]["pose_l"]["strengths"] > 0
 
 

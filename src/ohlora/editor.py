@@ -12,6 +12,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ohlora.checkpoints import weights_fingerprint
 from ohlora.errors import UserError
 from ohlora.evaluation import groups_of
 from ohlora.files import PathLike, read_json
@@ -21,7 +22,7 @@ from ohlora.runtime import pick_device
 from ohlora.search import Workbench, load_found
 from ohlora.spaces import latents_of
 from ohlora.stages.paths import GENERATORS, PROPERTY_CNN, VECTORS
-from ohlora.vectors import Directions, generator_mark
+from ohlora.vectors import Directions
 from ohlora.weights import BUNDLED, load_generator, load_property_cnn
 
 ROOT = BUNDLED.parents[1]
@@ -148,6 +149,6 @@ def _generator_of(vectors: Path) -> Generator:
     paths = sorted(ROOT.glob(f"{GENERATORS.format('*')}/generator.safetensors"))
     for path in [*paths, BUNDLED / "generator.safetensors"]:
         made = load_generator(path)
-        if generator_mark(made) == mark:
+        if weights_fingerprint(made) == mark:
             return made
     raise UserError(f"{vectors}: its generator is not under models/generators; find the vectors again (stage vectors)")

@@ -11,6 +11,7 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
+from ohlora.checkpoints import weights_fingerprint
 from ohlora.directions import METHODS, Components, Conditional, sefa
 from ohlora.errors import UserError
 from ohlora.files import PathLike, load_tensors, save_tensors
@@ -35,7 +36,6 @@ from ohlora.vectors import (
     Task,
     assign_groups,
     find_directions,
-    generator_mark,
     group_names,
     load_directions,
     make_tasks,
@@ -145,7 +145,7 @@ def search(
         space=params.space,
         methods=list(methods_of(params).values()),
         hold=params.hold,
-        generator=generator_mark(bench.generator),
+        generator=weights_fingerprint(bench.generator),
         deviations=deviations,
         strengths=np.ones(shape),
     )

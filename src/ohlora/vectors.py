@@ -1,6 +1,5 @@
 """Vectors of every group and property: which samples each is found from, the file they are kept in, t-SNE maps."""
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
@@ -11,6 +10,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, clone
 from torch import nn
 
+from ohlora.checkpoints import weights_fingerprint
 from ohlora.directions import Conditional, two_classes
 from ohlora.errors import UserError
 from ohlora.files import PathLike, damage, load_npz, named, read_json, save_npz, write_json
@@ -120,7 +120,7 @@ class Directions:
         ungrouped: bool (G, P), whether a group was too small and has the vector of all samples.
         space: the position of the latents.
         methods: P names, how the vectors of each property were found.
-        generator: `generator_mark` of the generator whose latents they are.
+        generator: `weights_fingerprint` of the generator whose latents they are.
         hold: none, expressions or all: what else was held still.
         deviations: float64 (7 or 8,), standard deviations of all scores that the property CNN reads.
         strengths: float64 (G, P), steps along the vector that raise the property by its standard deviation.
@@ -170,15 +170,6 @@ class Directions:
         if calibrated:
             steps = steps * self.strengths[groups][:, None].astype(np.float32)
         return latents[:, None] + np.einsum("nmp,npd->nmd", steps, self.at(latents, groups), optimize=True)
-
-
-def generator_mark(generator: nn.Module) -> str:
-    """Fingerprint of a generator's weights, 16 hexadecimal digits."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(generator.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def find_directions(
@@ -316,7 +307,7 @@ def load_directions(path: PathLike, generator: nn.Module | None = None) -> Direc
     if (np.abs(lengths - 1) > 1e-3).any():
         worst = int(np.abs(lengths - 1).argmax())
         raise UserError(f"{path}: {names[worst]} has length {lengths[worst]:.4g}, allowed is 1; find the vectors again")
-    if generator is not None and generator_mark(generator) != directions.generator:
+    if generator is not None and weights_fingerprint(generator) != directions.generator:
         raise UserError(f"{path}: vectors of another generator; find them again (stage vectors)")
     return replace(directions, vectors=vectors.reshape(*shape, -1))
 
