@@ -37,7 +37,7 @@ class Synthesis(nn.Module):
     def forward(self, w: Tensor, noise: str = "const") -> Tensor:
         patches = (w - 0.7) @ self.directions.T / SCALE
         image = patches[:, None, :, None].expand(-1, 3, -1, 8)
-        return image.contiguous()
+        return torch.cat([image, torch.zeros_like(image)], dim=2)  # grey below: skin that never changes
 
 
 class Generator(nn.Module):
@@ -75,7 +75,7 @@ class Judge(nn.Module):
         self.sign = -1 if mirrored else 1
 
     def embedding(self, images: Tensor) -> Tensor:
-        return images.mean(dim=(1, 3))
+        return images.mean(dim=(1, 3))[:, : len(ALL_PROPERTIES)]
 
     def readings(self, features: Tensor) -> dict[str, np.ndarray]:
         columns = {part.name: features[:, part.index].numpy() for part in ALL_PROPERTIES}

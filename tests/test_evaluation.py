@@ -12,10 +12,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from test_gradients import Reader
 from test_spaces import generator
 
-from ohlora.checkpoints import weights_fingerprint
 from ohlora.directions import Ridge
 from ohlora.errors import UserError
 from ohlora.evaluation import Cases, Readers, changed_outside, run_cases, segmented
+from ohlora.fingerprints import weights_fingerprint
 from ohlora.gradients import GradientNetwork, Jacobian, image_readings
 from ohlora.properties import EXPRESSIONS, GROUPING, GROUPING_16, columns
 from ohlora.responses import correlations, weight_grid

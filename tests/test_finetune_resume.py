@@ -15,10 +15,10 @@ import torch
 from tiny_gan import run, tuner, weights
 
 from ohlora import distributed
-from ohlora.checkpoints import code_fingerprint
 from ohlora.errors import UserError
 from ohlora.finetune.engine import CODE, FineTuner
 from ohlora.finetune.recipes import RECIPES
+from ohlora.fingerprints import code_fingerprint
 
 CONTEXT = multiprocessing.get_context("forkserver")  # one process imports torch, its children begin at once
 

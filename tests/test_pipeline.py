@@ -14,7 +14,17 @@ from ohlora.finetune.engine import CODE
 from ohlora.params import Params
 
 # What every stage uses, or what only checks and finds files: a change there must not make the pipeline run again.
-FRAME = {"__init__", "errors", "files", "params", "runtime", "stages/__init__", "stages/paths", "weights"}
+FRAME = {
+    "__init__",
+    "errors",
+    "files",
+    "fingerprints",
+    "params",
+    "runtime",
+    "stages/__init__",
+    "stages/paths",
+    "weights",
+}
 
 
 def module_file(name: str) -> Path | None:

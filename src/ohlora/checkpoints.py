@@ -1,10 +1,9 @@
-"""What all resumable work shares: fingerprints, one checkpoint file, one process group at a time, late interrupts."""
+"""What all resumable work shares: one checkpoint file, one process group at a time, postponed interrupts."""
 
-import hashlib
 import pickle
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-import ohlora
 from ohlora import distributed
 from ohlora.errors import UserError
 from ohlora.files import atomic, lock
@@ -21,25 +19,6 @@ from ohlora.files import atomic, lock
 SAVE_EVERY = 300.0  # seconds between checkpoints
 
 Mark = str | Mapping[str, str]
-
-
-def code_fingerprint(patterns: Iterable[str]) -> str:
-    """A hash of the package's files of these names (networks/*.py) and of torch's version."""
-    root = Path(ohlora.__file__).parent
-    digest = hashlib.sha256(torch.__version__.encode())
-    for path in sorted(path for pattern in patterns for path in root.glob(pattern)):
-        digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def weights_fingerprint(*networks: nn.Module | None) -> str:
-    """A hash of the weights of networks; None is one that is not there."""
-    digest = hashlib.sha256()
-    for network in networks:
-        for name, value in (network.state_dict() if network is not None else {}).items():
-            digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 @contextmanager

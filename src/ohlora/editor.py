@@ -12,10 +12,10 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ohlora.checkpoints import weights_fingerprint
 from ohlora.errors import UserError
 from ohlora.evaluation import groups_of
 from ohlora.files import PathLike, read_json
+from ohlora.fingerprints import weights_fingerprint
 from ohlora.networks.stylegan import Generator
 from ohlora.rng import standard_normal
 from ohlora.runtime import pick_device

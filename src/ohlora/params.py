@@ -278,6 +278,12 @@ class TestVectors(Section):
     thresholds: Thresholds
 
 
+class Sweep(Section):
+    """Sweeps over settings of the search."""
+
+    n_cases: int = Field(ge=1, le=100_000, description="latents tested with each setting")
+
+
 class Report(Section):
     """The page with the results."""
 
@@ -305,6 +311,7 @@ class Params(Section):
     sample: Sample
     vectors: Vectors
     test_vectors: TestVectors
+    sweep: Sweep
     report: Report
 
     @model_validator(mode="after")

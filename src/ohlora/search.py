@@ -11,10 +11,10 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
-from ohlora.checkpoints import weights_fingerprint
 from ohlora.directions import METHODS, Components, Conditional, sefa
 from ohlora.errors import UserError
 from ohlora.files import PathLike, load_tensors, save_tensors
+from ohlora.fingerprints import weights_fingerprint
 from ohlora.gradients import (
     GradientNetwork,
     Jacobian,
@@ -23,9 +23,10 @@ from ohlora.gradients import (
     network_gradients,
     train_score_network,
 )
+from ohlora.networks.cnn import WithSkin
 from ohlora.networks.stylegan import Generator, to_uint8
 from ohlora.params import Vectors
-from ohlora.properties import ALL_PROPERTY_NAMES, EXPRESSIONS, columns
+from ohlora.properties import EXPRESSIONS, columns
 from ohlora.rng import stream
 from ohlora.sampling import MAPPING_CHUNK, read_images, synthesise
 from ohlora.spaces import Space, latents_of, named_space
@@ -103,30 +104,34 @@ def search(
     k_percent: float,
     seed: int,
     bench: Workbench,
-    z: np.ndarray,
-    scores: np.ndarray,
+    samples: Mapping[str, np.ndarray],
     medians: np.ndarray,
 ) -> Found:
     """Finds the vectors of all groups and expressions, and their strengths.
 
     Args:
-        z: float32 (N, z_dim), the samples, and the scores, float32 (N, 7 or 8), of their images.
+        samples: float32 z (N, z_dim), and of their images the scores (N, 7 or 8) and the skin's colours (N, 3).
         medians: (L,) cut-offs of `params.groups`.
 
     Raises:
         UserError: too few samples, equal scores, or a space or method that the generator has not.
     """
-    latents, moved = latents_of(bench.space, bench.generator, z, bench.device), bench.space.moved(bench.generator)
+    scores = samples["scores"]
+    latents, moved = (
+        latents_of(bench.space, bench.generator, samples["z"], bench.device),
+        bench.space.moved(bench.generator),
+    )
     names, wanted, outputs = group_names(len(params.groups)), columns(EXPRESSIONS), scores.shape[1]
     groups = assign_groups(scores[:, columns(params.groups, outputs)], medians)
     tasks = make_tasks(groups, names, scores[:, wanted], EXPRESSIONS, k_percent)
-    deviations, networks = scores.std(axis=0, dtype=np.float64), dict[str, Tensor]()
+    readings = np.concatenate([scores, samples["skin"]], axis=1)
+    deviations, networks = readings.std(axis=0, dtype=np.float64), dict[str, Tensor]()
     if "surrogate" in methods_of(params).values():
-        network, _ = train_score_network(latents, scores, NETWORK, seed=seed, device=bench.device)
+        network, _ = train_score_network(latents, readings, NETWORK, seed=seed, device=bench.device)
         networks = {f"surrogate.{key}": tensor for key, tensor in network.state_dict().items()}
         networks["surrogate.offsets"] = neighbourhood(latents, params.surrogate.smooth, params.surrogate.points, seed)
     made = estimators(params, k_percent, seed, bench, deviations, networks)
-    held = np.stack([scores[:, seen(name, params.hold, outputs)[1:]] for name in EXPRESSIONS], axis=1)
+    held = np.stack([readings[:, seen(name, params.hold, deviations)[1:]] for name in EXPRESSIONS], axis=1)
     vectors, fits = find_directions(latents, tasks, made, held, moved)
     for task, fitted in zip(tasks, fits, strict=True):
         if isinstance(fitted, GradientNetwork):
@@ -161,14 +166,16 @@ def methods_of(params: Vectors) -> dict[str, str]:
     return {name: params.method if other == "same" else other for name, other in params.method_of}
 
 
-def seen(name: str, hold: str, outputs: int) -> list[int]:
-    """Columns of the scores that a property's direction looks at: its own first, then those held still.
+def seen(name: str, hold: str, deviations: np.ndarray) -> list[int]:
+    """Columns of the readings that a property's direction looks at: its own first, then those held still.
 
     Args:
-        hold: none, expressions (the other two), or all (whatever a property CNN with so many outputs reads).
+        hold: none, expressions (the other two), or all (what the property CNN reads, and the skin's colour).
+        deviations: of all readings; what never changes is not looked at.
     """
-    others: Sequence[str] = {"none": (), "expressions": EXPRESSIONS, "all": ALL_PROPERTY_NAMES[:outputs]}[hold]
-    return columns([name, *(other for other in others if other != name)], outputs)
+    own, every = columns([name])[0], list(range(len(deviations)))
+    others = {"none": [], "expressions": columns(EXPRESSIONS), "all": every}[hold]
+    return [own, *(column for column in others if column != own and deviations[column] > 0)]
 
 
 def neighbourhood(latents: np.ndarray, smooth: float, points: int, seed: int) -> Tensor:
@@ -220,10 +227,10 @@ def derivative(
     Args:
         method: jacobian (of what the property CNN reads from the image) or surrogate (of what a network has learnt).
     """
-    looked, moved = seen(name, hold, len(deviations)), bench.space.moved(bench.generator)
+    looked, moved = seen(name, hold, deviations), bench.space.moved(bench.generator)
     common: dict[str, Any] = {"moved": moved, "ridge": RIDGE, "device": str(bench.device)}
     if method == "jacobian":
-        images = image_readings(bench.generator, bench.space, bench.property_cnn, columns=looked)
+        images = image_readings(bench.generator, bench.space, WithSkin(bench.property_cnn), columns=looked)
         scale = torch.from_numpy(deviations[looked]).float().to(bench.device)
         return Jacobian(readings=lambda latents: images(latents) / scale, n_average=AVERAGED, **common)
     network = score_network(networks, "surrogate").to(bench.device)

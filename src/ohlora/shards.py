@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from ohlora import distributed
 from ohlora.checkpoints import SAVE_EVERY, Checkpoint, opened
-from ohlora.networks.cnn import PropertyCNN
+from ohlora.networks.cnn import PropertyCNN, WithSkin
 from ohlora.networks.stylegan import Generator
 from ohlora.rng import stream
 from ohlora.sampling import MAPPING_CHUNK, Precision, map_latents, read_scores
@@ -38,7 +38,7 @@ class ShardedScores:
     def __init__(
         self,
         generator: Generator,
-        property_cnn: PropertyCNN,
+        property_cnn: PropertyCNN | WithSkin,
         seed: int,
         count: int,
         batch_size: int,

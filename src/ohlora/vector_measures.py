@@ -79,8 +79,9 @@ def evaluate(
     """Measures and verdicts of all cases.
 
     Args:
-        deviations: float64 (O,), standard deviations of the property CNN's scores.
+        deviations: float64, standard deviations of the property CNN's O scores, and maybe of other readings.
     """
+    deviations = deviations[: cases.scores.shape[2]]
     wanted = columns(properties, cases.scores.shape[2])
     cross = correlations(cases.asked, cases.scores[:, :, wanted])
     by_judge = correlations(cases.asked, cases.judged)

@@ -10,12 +10,12 @@ import numpy as np
 from sklearn.base import BaseEstimator, clone
 from torch import nn
 
-from ohlora.checkpoints import weights_fingerprint
 from ohlora.directions import Conditional, two_classes
 from ohlora.errors import UserError
 from ohlora.files import PathLike, damage, load_npz, named, read_json, save_npz, write_json
+from ohlora.fingerprints import weights_fingerprint
 from ohlora.gradients import Jacobian
-from ohlora.properties import ALL_PROPERTY_NAMES, columns
+from ohlora.properties import ALL_PROPERTY_NAMES, SKIN, columns
 
 PER_VECTOR = ("accuracy", "class_sizes", "ungrouped", "strengths")
 MAX_SPREADS = 20.0  # a step longer than so many standard deviations of the latents leads nowhere
@@ -122,7 +122,7 @@ class Directions:
         methods: P names, how the vectors of each property were found.
         generator: `weights_fingerprint` of the generator whose latents they are.
         hold: none, expressions or all: what else was held still.
-        deviations: float64 (7 or 8,), standard deviations of all scores that the property CNN reads.
+        deviations: float64 (7 or 8, and 3), standard deviations of what the property CNN reads, and of `SKIN`.
         strengths: float64 (G, P), steps along the vector that raise the property by its standard deviation.
         local: for properties whose direction is each latent's own; `vectors` then holds their mean.
     """
@@ -146,7 +146,7 @@ class Directions:
     @property
     def units(self) -> np.ndarray:
         """float64 (P,): what a request of 1 means, in scores."""
-        return self.deviations[columns(self.properties, len(self.deviations))]
+        return self.deviations[columns(self.properties)]
 
     def at(self, latents: np.ndarray, groups: np.ndarray) -> np.ndarray:
         """float32 (n, P, D): the vectors for latents (n, D) of groups (n,), indices."""
@@ -249,6 +249,10 @@ def measure_strengths(
     return strengths, failed
 
 
+def _readings(count: int) -> list[str]:
+    return [*ALL_PROPERTY_NAMES[: count - len(SKIN)], *SKIN]
+
+
 def save_directions(path: PathLike, directions: Directions) -> None:
     """Writes vectors.npz, arrays `<property>_<group>` (D,), and vectors.json beside it."""
     names = list(product(directions.groups, directions.properties))
@@ -264,7 +268,7 @@ def save_directions(path: PathLike, directions: Directions) -> None:
         "grouping": list(directions.grouping),
         "methods": dict(zip(directions.properties, directions.methods, strict=True)),
         "hold": directions.hold,
-        "deviations": dict(zip(ALL_PROPERTY_NAMES, directions.deviations.tolist(), strict=False)),
+        "deviations": dict(zip(_readings(len(directions.deviations)), directions.deviations.tolist(), strict=True)),
         "medians": dict(zip(directions.grouping, directions.medians.tolist(), strict=True)),
         "vectors": {f"{name}_{group}": row for (group, name), row in zip(names, each, strict=True)},
     }
@@ -296,7 +300,7 @@ def load_directions(path: PathLike, generator: nn.Module | None = None) -> Direc
             methods=[content["methods"][name] for name in properties],
             hold=content["hold"],
             generator=content["generator"],
-            deviations=np.array([deviations[name] for name in ALL_PROPERTY_NAMES if name in deviations]),
+            deviations=np.array([deviations[name] for name in _readings(len(deviations))], dtype=np.float64),
             accuracy=numbers["accuracy"],
             class_sizes=numbers["class_sizes"],
             ungrouped=numbers["ungrouped"],

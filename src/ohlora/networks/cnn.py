@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ohlora.errors import UserError
-from ohlora.properties import ALL_PROPERTY_NAMES, BY_NAME, EXPRESSIONS, LOWER, UPPER, WHOLE, Crop
+from ohlora.properties import ALL_PROPERTY_NAMES, BY_NAME, EXPRESSIONS, LOWER, SKIN, SKIN_REGION, UPPER, WHOLE, Crop
 
 PUBLISHED_RESOLUTION = 256
 RESOLUTIONS = (256, 128, 64, 512, 1024)  # the order in which a state dict is tried
@@ -195,6 +195,21 @@ class GlassCNN(FilterCNN):
     """0 no glasses, 1 glasses; a band over the eyes."""
 
     trunk = Trunk((5 / 16, 1 / 2, 1 / 4, 3 / 4), (32, 64, 128, 128, 256), (2, 3, 4))
+
+
+class WithSkin(nn.Module):
+    """A property CNN that also gives the mean colour of nose and cheeks: images as there to (N, outputs + 3)."""
+
+    def __init__(self, property_cnn: nn.Module):
+        super().__init__()
+        self.property_cnn = property_cnn
+        self.outputs = int(property_cnn.outputs) + len(SKIN)  # type: ignore[arg-type]
+
+    def forward(self, images: Tensor) -> Tensor:
+        y0, y1, x0, x1 = SKIN_REGION
+        height, width = images.shape[2:]
+        skin = images[:, :, round(y0 * height) : round(y1 * height), round(x0 * width) : round(x1 * width)]
+        return torch.cat([self.property_cnn(images), skin.mean(dim=(2, 3))], dim=1)
 
 
 class PropertyCNN(nn.Module):

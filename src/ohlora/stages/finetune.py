@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from ohlora import distributed
-from ohlora.checkpoints import code_fingerprint, weights_fingerprint
 from ohlora.errors import UserError
 from ohlora.files import ImageZip, save_tensors, write_json
 from ohlora.filtering import Ensemble, load_ensemble, predict
@@ -21,6 +20,7 @@ from ohlora.finetune.examiner import Examiner
 from ohlora.finetune.methods import Settings, make_method
 from ohlora.finetune.networks import Parent, make
 from ohlora.finetune.recipes import RECIPES, Recipe, named_recipe
+from ohlora.fingerprints import code_fingerprint, weights_fingerprint
 from ohlora.networks.cnn import PropertyCNN
 from ohlora.params import FineTune, fingerprint
 from ohlora.stages import Stage

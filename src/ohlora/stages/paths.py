@@ -22,6 +22,7 @@ CASE_ARRAYS = "data/test_vectors/cases.npz"
 REPORT = "report/report.html"
 REPORT_TABLES = "report/tables.md"
 RECIPES_TABLE = "report/recipes.md"
+SWEEP = "report/sweeps/{}.csv"
 SUMMARY = "metrics/summary.json"
 
 METRICS = "metrics/{}.json"

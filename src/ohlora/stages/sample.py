@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from ohlora import distributed
-from ohlora.checkpoints import code_fingerprint, weights_fingerprint
 from ohlora.errors import UserError
 from ohlora.files import save_npz, write_json
+from ohlora.fingerprints import code_fingerprint, weights_fingerprint
+from ohlora.networks.cnn import WithSkin
 from ohlora.params import fingerprint
 from ohlora.plots import histograms, save_figure
 from ohlora.properties import ALL_PROPERTY_NAMES
@@ -20,11 +21,15 @@ from ohlora.stages.paths import METRICS, PLOT, PROPERTY_CNN, SAMPLE_CHECKPOINT, 
 from ohlora.weights import load_property_cnn
 
 
-def write(samples: Samples) -> None:
-    """The samples, histograms, means and spreads of the scores. Raises UserError for a score that is no number."""
+def write(samples: Samples, skin: np.ndarray) -> None:
+    """The samples with the skin's colours (N, 3); histograms, means and spreads of the scores.
+
+    Raises:
+        UserError: a score is no number.
+    """
     if not np.isfinite(samples.scores).all():
         raise UserError(f"{PROPERTY_CNN}: reads no number from some images; train it again (train_property_cnn)")
-    save_npz(SAMPLES, z=samples.z, w=samples.w, scores=samples.scores)
+    save_npz(SAMPLES, z=samples.z, w=samples.w, scores=samples.scores, skin=skin)
     names = ALL_PROPERTY_NAMES[: samples.scores.shape[1]]  # a network of 7 outputs reads no hairstyle
     scores = dict(zip(names, samples.scores.T.astype(np.float64), strict=True))
     save_figure(PLOT.format("sample"), histograms(scores))
@@ -43,8 +48,8 @@ def run() -> None:
             "inputs": weights_fingerprint(generator, cnn),
             "code": code_fingerprint(CODE),
         }
-        shards = ShardedScores(generator, cnn, stage.seed, count, params.batch_size, device, params.precision)
-        scores = shards.run(Path(SAMPLE_CHECKPOINT), mark)
+        shards = ShardedScores(generator, WithSkin(cnn), stage.seed, count, params.batch_size, device, params.precision)
+        scores, skin = np.split(shards.run(Path(SAMPLE_CHECKPOINT), mark), [cnn.outputs], axis=1)
         if distributed.rank() == 0:
             z = standard_normal(stage.seed, PURPOSE, (count, generator.mapping.z_dim))
-            write(Samples(z, map_latents(generator, z, device), scores))
+            write(Samples(z, map_latents(generator, z, device), scores), skin)

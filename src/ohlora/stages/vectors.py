@@ -64,7 +64,7 @@ def run() -> None:
     """Writes the vectors, their accuracies, and a page of t-SNE maps."""
     with Stage("vectors", "seed", "k_percent", "vectors") as stage:
         params = stage.params.vectors
-        samples = load_npz(SAMPLES, z="nz", scores="np")
+        samples = load_npz(SAMPLES, z="nz", scores="np", skin="nc")
         bench = Workbench(
             named_generator(params.generator, stage.device),
             load_property_cnn(PROPERTY_CNN).to(stage.device),
@@ -74,7 +74,7 @@ def run() -> None:
         )
         columns(params.groups, samples["scores"].shape[1])  # a network that does not read one of them says so itself
         medians = medians_of(params.groups)
-        found = search(params, stage.params.k_percent, stage.seed, bench, samples["z"], samples["scores"], medians)
+        found = search(params, stage.params.k_percent, stage.seed, bench, samples, medians)
         save_found(VECTORS, found)
         write_json(METRICS.format("vectors"), summary(found))
         moved = bench.space.moved(bench.generator)
