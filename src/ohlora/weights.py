@@ -17,6 +17,7 @@ from ohlora.errors import UserError, one_line
 from ohlora.files import PathLike, damage, load_tensors, read_json
 from ohlora.networks.cnn import Network, PropertyCNN, PropertyDiscriminator, rebuild
 from ohlora.networks.encoder import Encoder
+from ohlora.networks.facexformer import FaceXFormer
 from ohlora.networks.regressor import AttributeNet
 from ohlora.networks.stylegan import Discriminator, Generator
 from ohlora.networks.unet import Parser
@@ -60,6 +61,12 @@ def load_property_cnn(source: Source) -> PropertyCNN:
     """The property CNN (7 or 8 outputs) of a file or state dict, in eval mode; errors as `load_generator`."""
     state, name = _state(source)
     return _named(name, state, PropertyCNN.from_state_dict)
+
+
+def load_facexformer(source: Source) -> FaceXFormer:
+    """FaceXFormer of a file or state dict, in eval mode; errors as `load_generator`."""
+    state, name = _state(source, "state_dict_backbone")
+    return _build(name, state, lambda _: FaceXFormer())
 
 
 def load_parser(source: PathLike) -> Parser:
