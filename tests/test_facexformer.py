@@ -8,7 +8,7 @@ import reference
 import torch
 
 from ohlora.networks.facexformer import TASKS, FaceXFormer
-from ohlora.segmentation import imagenet_normalise
+from ohlora.segmentation import crop_face, imagenet_normalise, parse
 from ohlora.weights import load_facexformer
 
 
@@ -47,3 +47,12 @@ def test_means_of_the_stages_equal_the_published_ones() -> None:
 def test_faces_of_another_size_are_refused() -> None:
     with torch.device("meta"), pytest.raises(ValueError, match="expected \\(N, 3, 224, 224\\)"):
         FaceXFormer()(torch.zeros(1, 3, 256, 256))
+
+
+@reference.needs_reference
+@pytest.mark.parametrize("case", ["case0", "case1"])
+def test_image_to_parse_map_equals_the_published_way(case: str) -> None:
+    expected = reference.arrays("facexformer_preprocess")
+    face = crop_face(expected[f"{case}_image_rgb_u8"], expected[f"{case}_boxes"][0])
+    [found] = parse(network(), face[None], 1, "cpu", imagenet_normalise)
+    assert (found != expected[f"{case}_parse_map"]).mean() <= 1e-3

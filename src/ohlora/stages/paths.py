@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from ohlora.errors import UserError
 
+PUBLISHED = "models/published"  # weights that a person added
+FACEXFORMER = "facexformer/facexformer.safetensors"  # in it
+DOWNLOADS = "models/downloads"
 GENERATORS = "models/generators/{}"  # base and one for each recipe
 FINETUNE_CHECKPOINT = "checkpoints/finetune_{}"
 FACES = "data/segment/faces.zip"
