@@ -1,4 +1,4 @@
-"""The published 256x256 networks in the pipeline, here made up: base, synthesize and segment, and the setting's line."""
+"""The published 256x256 networks (made up here) in base, synthesize and segment, and the setting of the original."""
 
 import importlib
 import shutil
@@ -76,7 +76,7 @@ def test_first_stage_names_what_is_missing() -> None:
 def test_published_networks_draw_and_parse(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     generator = Generator()
-    torch.save({"generator": generator.state_dict(), "generator_smooth": Generator().state_dict()}, "zoo.pth")
+    torch.save({"generator": generator.state_dict()}, "zoo.pth")
     add(["zoo.pth"], PUBLISHED)
     torch.save({"state_dict_backbone": FaceXFormer().state_dict()}, "facexformer.pt")
     add(["facexformer.pt"], PUBLISHED)

@@ -19,6 +19,7 @@ SCORES_CNN = "data/property_cnn/scores_cnn.csv"
 COMPARISON = "data/property_cnn/comparison.csv"
 SAMPLES = "data/sample/samples.npz"
 VECTORS = "models/vectors/vectors.npz"
+ORIGINAL_LATENTS = "data/original/latents.npz"  # of the authors
 CASES = "data/test_vectors/cases.csv"
 CASE_ARRAYS = "data/test_vectors/cases.npz"
 REPORT = "report/report.html"
