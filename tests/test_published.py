@@ -20,6 +20,7 @@ from ohlora.files import save_tensors
 from ohlora.filtering import load_ensemble
 from ohlora.networks.cnn import PropertyCNN
 from ohlora.published import LAYOUTS, Layout, add, export, read, recognise
+from ohlora.stages.paths import PROPERTY_CNN
 from ohlora.weights import load_discriminator, load_encoder, load_generator, load_property_cnn, stored
 
 BY_NAME = {layout.name: layout for layout in LAYOUTS}
@@ -331,6 +332,25 @@ def test_known_source_that_cannot_be_fetched_names_the_file(server: str) -> None
         command.run(["add", "quality"])
     with pytest.raises(UserError, match=r"nothing: no such file; allowed are .* known name: quality"):
         command.run(["add", "nothing"])
+
+
+@pytest.mark.usefixtures("server")
+def test_networks_are_placed_where_the_stages_leave_theirs() -> None:
+    command.run(["add", str(saved(Path("q.pt"), weights("quality CNN")))])
+    command.run(["add", str(saved(Path("c.pt"), weights("property CNN, 7 outputs")))])
+    command.run(["place", "ohlora"])
+    assert load_ensemble("models/filter/quality.safetensors", "quality")
+    assert same(load_property_cnn(PROPERTY_CNN).state_dict(), weights("property CNN, 7 outputs"))
+    command.run(["add", str(saved(Path("d.pt"), weights("Oh-LoRA discriminator, 3 labels (v4)"))), "--as", "v4"])
+    command.run(["place", "v4"])
+    placed = load_discriminator("models/generators/v4/discriminator.safetensors").state_dict()
+    assert same(placed, weights("Oh-LoRA discriminator, 3 labels (v4)"))
+    with pytest.raises(UserError, match="no weights there"):
+        command.run(["place", "v9"])
+    command.run(["add", "c.pt", "--as", "facexformer"])
+    Path("models/published/facexformer/property_cnn.safetensors").rename("models/published/facexformer/x.safetensors")
+    with pytest.raises(UserError, match="no stage makes it"):
+        command.run(["place", "facexformer"])
 
 
 def test_layouts_have_different_names() -> None:

@@ -97,7 +97,7 @@ def write_vectors(path: Path) -> str:
     """Vectors, turned to point upwards; the medians are those of the CNN's scores."""
     medians: dict[str, float] = {}
     if Path(SCORES_CNN).exists():
-        medians = pd.read_csv(SCORES_CNN).median().to_dict()
+        medians = {str(name): value for name, value in pd.read_csv(SCORES_CNN).median().items()}
     found = original.directions(path, medians)
     save_npz(VECTORS, **asdict(found))
     return f"{VECTORS}: {found.vectors.shape[0]} groups, {found.vectors.shape[1]} vectors each, of {found.space}"

@@ -1,4 +1,4 @@
-"""`python -m ohlora weights add NAME|FILE|URL...`, `python -m ohlora weights export SOURCE FILE`."""
+"""`python -m ohlora weights add NAME|FILE|URL...`, `... place NAME`, `... export SOURCE FILE`."""
 
 import argparse
 import re
@@ -14,11 +14,13 @@ from tqdm import tqdm
 
 from ohlora.errors import UserError, one_line
 from ohlora.files import atomic
+from ohlora.finetune.recipes import RECIPES
 from ohlora.published import add, export
-from ohlora.stages.paths import DOWNLOADS, PUBLISHED
-from ohlora.weights import check_sum
+from ohlora.stages.paths import BASE, DOWNLOADS, GENERATORS, PROPERTY_CNN, PUBLISHED, V1
+from ohlora.weights import check_sum, stored
 
 CHUNK = 1 << 20  # bytes read at once
+GAN_PARTS = ("generator", "discriminator", "encoder")
 TIMEOUT = 60.0  # seconds without an answer
 
 
@@ -90,6 +92,32 @@ def located(source: str) -> tuple[Path, str]:
     return Path(source), ""
 
 
+def place(name: str) -> list[Path]:
+    """Copies the networks of models/published/NAME to where the stages would leave theirs, and gives the new files.
+
+    A generator goes to models/generators (NAME is its recipe's), the property CNN and the filter networks to theirs.
+
+    Raises:
+        UserError: nothing is there under the name, or a network that no stage makes.
+    """
+    found = sorted(Path(PUBLISHED, name).glob("*.safetensors"))
+    if not found:
+        raise UserError(f"{PUBLISHED}/{name}: no weights there; add them with python -m ohlora weights add FILE")
+    targets = {"property_cnn": PROPERTY_CNN, **{part: BASE.filter_networks(part) for part in BASE.attributes}}
+    targets |= {part: V1.filter_networks(part) for part in V1.attributes if part not in targets}
+    if name in RECIPES:
+        targets |= {part: f"{GENERATORS.format(name)}/{part}.safetensors" for part in GAN_PARTS}
+    odd = [path for path in found if path.stem not in targets]
+    if odd:
+        raise UserError(
+            f"{odd[0]}: no stage makes it; base.weights and segment.backend in params.yaml name such weights"
+        )
+    for path in found:
+        with atomic(targets[path.stem]) as temporary:
+            shutil.copyfile(stored(PUBLISHED, f"{name}/{path.name}"), temporary)
+    return [Path(targets[path.stem]) for path in found]
+
+
 def run(arguments: list[str]) -> None:
     """Adds or exports weights, and says in a line for each file what was written."""
     parser = argparse.ArgumentParser("python -m ohlora weights", description=__doc__)
@@ -98,12 +126,16 @@ def run(arguments: list[str]) -> None:
     adding.add_argument("sources", nargs="+", help="files, addresses or a known name; the folds of one CNN together")
     adding.add_argument("--as", dest="folder", default="", help="name under models/published, such as v1")
     adding.add_argument("--sha256", default="", help="of the file as published")
+    placing = verbs.add_parser("place", help="copy added networks to where the stages would leave theirs")
+    placing.add_argument("folder", help="name under models/published, such as v1 or ohlora")
     exporting = verbs.add_parser("export", help="write weights of ours in the published layout")
     exporting.add_argument("source", type=Path, help="a safetensors file, or a folder with generator and discriminator")
     exporting.add_argument("target", type=Path, help="the file to write, such as v1.pth")
     options = parser.parse_args(arguments)
     if options.verb == "export":
         written = export(options.source, options.target)
+    elif options.verb == "place":
+        written = place(options.folder)
     else:
         if options.folder and not re.fullmatch(r"[\w-]+", options.folder):
             parser.error(f"--as {options.folder}: allowed are letters, digits, _ and -")

@@ -204,7 +204,8 @@ class FaceXFormer(nn.Module):
 
     def fuse(self, faces: Tensor) -> Tensor:
         """The features of all four stages as one, (N, 256, 56, 56)."""
-        x, levels = faces, []
+        x = faces
+        levels: list[Tensor] = []
         for index, layer in enumerate(cast(nn.Sequential, self.backbone[0])):
             x = layer(x)  # (N, H, W, C)
             if index in STAGES:
