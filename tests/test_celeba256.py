@@ -68,7 +68,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_params: WritePa
 
 @pytest.mark.usefixtures("world")
 def test_first_stage_names_what_is_missing() -> None:
-    with pytest.raises(UserError, match=r"facexformer.safetensors is missing; add .* add FILE --as facexformer"):
+    with pytest.raises(UserError, match=r"facexformer.safetensors is missing; add .* weights add facexformer "):
         run("base")
     assert not Path("models").exists()
 

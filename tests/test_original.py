@@ -69,7 +69,7 @@ def test_verdicts_are_those_the_authors_wrote_down() -> None:
 # ---------------------------------------------------------------- made-up ones
 
 
-def written(path: Path, rows: Sequence[Sequence[Any]]) -> Path:
+def written(path: Path, rows: Sequence[Any]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(",".join(map(str, row)) + "\n" for row in rows))
     return path

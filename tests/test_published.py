@@ -318,16 +318,20 @@ def test_failed_download_says_where_to_place_the_file(server: str, name: str, me
 def test_known_source_placed_by_hand_is_taken(server: str) -> None:
     folder = Path("models/downloads")
     folder.mkdir(parents=True)
-    (folder / "quality.pt.dvc").write_text("frozen: true\n")
+    entry = "frozen: true\ndeps:\n- path: https://example.org/q.pt\nouts:\n- path: quality.pt\n"
+    (folder / "quality.pt.dvc").write_text(entry)
     saved(folder / "quality.pt", weights("quality CNN"))
     command.run(["add", "quality"])
     assert stored("models/published", "ohlora/quality.safetensors").exists()
+    (folder / "quality.pt.dvc").write_text(f"{entry}  md5: {'0' * 32}\n")
+    with pytest.raises(UserError, match=r"not the file that .*quality.pt.dvc describes .* by hand, place it as"):
+        command.run(["add", "quality"])
 
 
 def test_known_source_that_cannot_be_fetched_names_the_file(server: str) -> None:
     folder = Path("models/downloads")
     folder.mkdir(parents=True)
-    (folder / "quality.pt.dvc").write_text(f"frozen: true\ndeps:\n- path: {server}/none.pt\n")
+    (folder / "quality.pt.dvc").write_text(f"deps:\n- path: {server}/none.pt\nouts:\n- path: quality.pt\n")
     with pytest.raises(UserError, match=f"quality.pt: not fetched .*{server}/none.pt by hand, place it as models/down"):
         command.run(["add", "quality"])
     with pytest.raises(UserError, match=r"nothing: no such file; allowed are .* known name: quality"):

@@ -133,7 +133,9 @@ def stored(store: PathLike, name: str) -> Path:
     """
     path, manifest = Path(store) / name, Path(store) / MANIFEST
     if not path.exists():
-        command = f"python -m ohlora weights add FILE --as {Path(name).parent}"
+        folder = Path(name).parent.as_posix()
+        what = folder if Path(name).stem == folder else f"FILE --as {folder}"
+        command = f"python -m ohlora weights add {what}"
         hint = "README, Using the published weights, says where the files are"
         raise UserError(f"{path} is missing; add the published file with: {command} ({hint})")
     with damage(manifest, "the manifest of the published weights"):

@@ -1,6 +1,7 @@
 """`python -m ohlora weights add NAME|FILE|URL...`, `... place NAME`, `... export SOURCE FILE`."""
 
 import argparse
+import hashlib
 import re
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from tqdm import tqdm
 from ohlora.errors import UserError, one_line
 from ohlora.files import atomic
 from ohlora.finetune.recipes import RECIPES
+from ohlora.params import read_yaml
 from ohlora.published import add, export
 from ohlora.stages.paths import BASE, DOWNLOADS, GENERATORS, PROPERTY_CNN, PUBLISHED, V1
 from ohlora.weights import check_sum, stored
@@ -33,16 +35,19 @@ def update(entry: Path) -> Path:
     """The file that a `dvc import-url` file stands for; fetched unless it is there, which a person may have placed.
 
     Raises:
-        UserError: it could not be fetched; says where it has to be placed.
+        UserError: it could not be fetched, or is not the one that was fetched first; says where it has to be placed.
     """
-    path = entry.with_suffix("")
+    path, content = entry.with_suffix(""), read_yaml(entry)
+    by_hand = f"fetch {content['deps'][0]['path']} by hand, place it as {path} and run this again"
     if not path.exists():
         result = subprocess.run([sys.executable, "-m", "dvc", "update", str(entry)], capture_output=True, text=True)
         if result.returncode or not path.exists():
-            address = re.search(r"path:\s+(https?://\S+)", entry.read_text())
             reason = (result.stderr.strip().splitlines() or ["no reason given"])[-1].removeprefix("ERROR: ")
-            where = f"fetch {address[1]} by hand" if address else "fetch it by hand"
-            raise UserError(f"{path}: not fetched ({reason}); {where}, place it as {path} and run this again")
+            raise UserError(f"{path}: not fetched ({reason}); {by_hand}")
+    expected = content["outs"][0].get("md5")  # DVC notes it with the first fetch
+    with path.open("rb") as file:
+        if expected and hashlib.file_digest(file, "md5").hexdigest() != expected:
+            raise UserError(f"{path}: not the file that {entry} describes (md5 expected {expected}); {by_hand}")
     return path
 
 
