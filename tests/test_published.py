@@ -323,7 +323,7 @@ def test_known_source_placed_by_hand_is_taken(server: str) -> None:
     saved(folder / "quality.pt", weights("quality CNN"))
     command.run(["add", "quality"])
     assert stored("models/published", "ohlora/quality.safetensors").exists()
-    (folder / "quality.pt.dvc").write_text(f"{entry}  md5: {'0' * 32}\n")
+    (folder / "quality.pt.dvc").write_text(f"{entry}  md5: {'ab' * 16}\n")
     with pytest.raises(UserError, match=r"not the file that .*quality.pt.dvc describes .* by hand, place it as"):
         command.run(["add", "quality"])
 
