@@ -67,6 +67,12 @@ def test_generator_equals_the_published_one(name: str) -> None:
             np.testing.assert_allclose(g.truncation(mapped["w"], psi, layers), expected[f"wp_{case}"], atol=1e-4)
             images = g(z, label, truncation_psi=psi, truncation_layers=layers)
             np.testing.assert_allclose(images[:, :, ::8, ::8], expected[f"image_{case}_grid"], atol=1e-3)
+            flat = images.flatten(1)
+            stats = torch.stack([flat.mean(1), flat.std(1), flat.amin(1), flat.amax(1)], dim=1)
+            np.testing.assert_allclose(stats, expected[f"image_{case}_stats"], atol=1e-3)
+        if f"image_{case}_f16" in expected:
+            whole = images[torch.from_numpy(expected[f"image_{case}_f16_samples"])]
+            np.testing.assert_allclose(whole, expected[f"image_{case}_f16"], atol=1e-2)
 
 
 @reference.needs_reference
@@ -82,15 +88,29 @@ def test_edits_at_the_middle_positions_equal_the_published_ones() -> None:
     for position, onward in to_w.items():
         edited = mapped[position] + torch.from_numpy(expected[f"edit_vector_{position}"]) * 1.8
         np.testing.assert_allclose(edited, expected[f"edit_mid_{position}"], atol=1e-4)
-        pixels = to_uint8(g.synthesis(onward(edited)))[:, :, ::8, ::8].permute(0, 2, 3, 1).int()
-        assert np.abs(pixels.numpy() - expected[f"edit_image_u8_grid_{position}"]).max() <= 1
+        for middle, name in ((edited, "edit_image_u8_grid"), (mapped[position], "image_u8_grid_from")):
+            pixels = to_uint8(g.synthesis(onward(middle))).permute(0, 2, 3, 1).int().numpy()
+            assert np.abs(pixels[:, ::8, ::8] - expected[f"{name}_{position}"]).max() <= 1
+            whole = expected.get(f"{name.removesuffix('_grid')}_sample0_{position}")
+            assert whole is None or np.abs(pixels[0] - whole).max() <= 1
 
 
 @reference.needs_reference
-def test_average_w_moves_as_published() -> None:
-    name = "genforce_generator_256"
+@torch.inference_mode()
+def test_many_latents_are_mapped_as_published() -> None:
+    g, expected = (
+        published_generator("ohlora_vectorfind_v6v7_generator"),
+        reference.arrays("ohlora_vectorfind_v6v7_mapping_w"),
+    )
+    w = g.mapping(torch.from_numpy(expected["z"]), label_of(expected))["w"]
+    np.testing.assert_allclose(w, expected["w"], atol=1e-4)
+
+
+@reference.needs_reference
+@pytest.mark.parametrize("name", GENERATORS)
+def test_average_w_moves_as_published(name: str) -> None:
     expected, g = reference.arrays(name), load_generator(published_generator(name).state_dict())
-    g.truncation.update(g.mapping(torch.from_numpy(expected["z"]))["w"], 0.995)
+    g.truncation.update(g.mapping(torch.from_numpy(expected["z"]), label_of(expected))["w"], 0.995)
     np.testing.assert_allclose(g.truncation.w_avg, expected["w_avg_after_one_training_pass"], atol=1e-5)
 
 

@@ -1,7 +1,11 @@
-"""Runs a stage in the working folder: `python -m ohlora synthesize`, `python -m ohlora finetune v1`."""
+"""Runs a stage in the working folder: `python -m ohlora synthesize`, `python -m ohlora finetune v1`.
+
+Beside the pipeline: `weights` and `tables` bring in what others published, `sweep` compares settings of the search.
+"""
 
 import argparse
 import signal
+import sys
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -9,9 +13,14 @@ from inspect import signature
 
 from ohlora.errors import main
 
+COMMANDS = ("weights", "tables", "sweep")
+
 if __name__ == "__main__":
     # The import takes seconds; an interrupt in its midst would end in any error, and there is nothing to tidy yet.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if sys.argv[1:2] and sys.argv[1] in COMMANDS:
+        main(partial(import_module(f"ohlora.commands.{sys.argv[1]}").run, sys.argv[2:]))
+        sys.exit()
     parser = argparse.ArgumentParser("python -m ohlora", description=__doc__)
     parser.add_argument("stage", help="a stage's name")
     parser.add_argument("of", nargs="?", help="generator or recipe that the stage works on: base, v1, ...")

@@ -51,6 +51,13 @@ class Runtime(Section):
     training_precision: Literal["auto", "fp32", "bf16"]
 
 
+class Base(Section):
+    """The networks that everything starts from."""
+
+    weights: str = Field(pattern=r"^[\w-]+$", description="bundled or the name of a folder of models/published")
+    averaged: bool
+
+
 class Synthesize(Section):
     """Face images of the base generator and of FineTune-v1."""
 
@@ -119,6 +126,8 @@ class Segment(Section):
     """Face detection and parsing."""
 
     margin: float = Field(ge=0, le=2, description="growth of the face box, share of its size")
+    backend: Literal["bundled", "facexformer"]
+    precision: Literal["fp32", "bf16"]
     batch_size: BatchSize
 
 
@@ -297,6 +306,7 @@ class Params(Section):
     n_samples: int = Field(ge=100, le=2_000_000, description="latents sampled for the search")
     seed: int = Field(ge=0, le=2**32 - 1, description="start of every random stream")
     runtime: Runtime
+    base: Base
     synthesize: Synthesize
     label: Label
     train_filter: TrainFilter

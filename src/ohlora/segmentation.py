@@ -4,7 +4,7 @@ The geometry is Oh-LoRA's (2025_04_08_OhLoRA): the first box of MTCNN with defau
 height in all, clipped to the image, cut to integers, resized to 224x224 without keeping the ratio.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,21 +115,44 @@ def imagenet_normalise(faces: UInt8) -> Tensor:
     return (unit - mean) / std
 
 
-def parse(parser: nn.Module, faces: UInt8, batch_size: int, device: torch.device | str = "cpu") -> UInt8:
+def imagenet_restore(normalised: Tensor) -> UInt8:
+    """What `imagenet_normalise` took, but for fractions: Oh-LoRA cuts them off, so that some values are lower by one.
+
+    The published scores were measured on such faces.
+    """
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    unit = (normalised * std + mean).clamp(0, 1)
+    return (unit * 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+
+
+def signed(faces: UInt8) -> Tensor:
+    """Faces uint8 (N, H, W, 3) RGB as float32 (N, 3, H, W) in [-1, 1], what the bundled parser takes."""
+    return torch.from_numpy(faces).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def parse(
+    parser: nn.Module,
+    faces: UInt8,
+    batch_size: int,
+    device: torch.device | str = "cpu",
+    prepare: Callable[[UInt8], Tensor] = signed,
+    bf16: bool = False,
+) -> UInt8:
     """Class of every pixel.
 
     Args:
-        parser: In eval mode and on `device`; images (N, 3, H, W) RGB in [-1, 1] to logits (N, 11, H, W).
+        parser: In eval mode and on `device`; what `prepare` gives, (N, 3, H, W), to logits (N, 11, H, W).
         faces: RGB uint8 (N, H, W, 3).
         batch_size: Faces at once.
+        prepare: `signed` for the bundled parser, `imagenet_normalise` for FaceXFormer.
+        bf16: Whether products are computed in bfloat16.
 
     Returns:
         Classes uint8 (N, H, W).
     """
     maps = np.zeros(faces.shape[:3], dtype=np.uint8)
-    with torch.inference_mode():
+    with torch.inference_mode(), torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
         for start in range(0, len(faces), batch_size):
-            batch = torch.from_numpy(faces[start : start + batch_size]).to(device)
-            logits = parser(batch.permute(0, 3, 1, 2).float() / 127.5 - 1)
+            logits = parser(prepare(faces[start : start + batch_size]).to(device))
             maps[start : start + batch_size] = logits.argmax(dim=1).to(torch.uint8).cpu().numpy()
     return maps

@@ -120,7 +120,7 @@ class Directions:
         ungrouped: bool (G, P), whether a group was too small and has the vector of all samples.
         space: the position of the latents.
         methods: P names, how the vectors of each property were found.
-        generator: `weights_fingerprint` of the generator whose latents they are.
+        generator: `weights_fingerprint` of the generator whose latents they are; empty if it is not known.
         hold: none, expressions or all: what else was held still.
         deviations: float64 (7 or 8, and 3), standard deviations of what the property CNN reads, and of `SKIN`.
         strengths: float64 (G, P), steps along the vector that raise the property by its standard deviation.
@@ -311,7 +311,7 @@ def load_directions(path: PathLike, generator: nn.Module | None = None) -> Direc
     if (np.abs(lengths - 1) > 1e-3).any():
         worst = int(np.abs(lengths - 1).argmax())
         raise UserError(f"{path}: {names[worst]} has length {lengths[worst]:.4g}, allowed is 1; find the vectors again")
-    if generator is not None and weights_fingerprint(generator) != directions.generator:
+    if generator is not None and directions.generator not in ("", weights_fingerprint(generator)):
         raise UserError(f"{path}: vectors of another generator; find them again (stage vectors)")
     return replace(directions, vectors=vectors.reshape(*shape, -1))
 

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -17,12 +18,14 @@ from ohlora.errors import UserError, one_line
 from ohlora.files import PathLike, damage, load_tensors, read_json
 from ohlora.networks.cnn import Network, PropertyCNN, PropertyDiscriminator, rebuild
 from ohlora.networks.encoder import Encoder
+from ohlora.networks.facexformer import FaceXFormer
 from ohlora.networks.regressor import AttributeNet
 from ohlora.networks.stylegan import Discriminator, Generator
 from ohlora.networks.unet import Parser
 
 BUNDLED = Path(__file__).resolve().parents[2] / "models" / "bundled"
 BUNDLED_NAMES = ("generator", "discriminator", "parser", "judge", "annotator")
+MANIFEST = "manifest.json"  # beside weights: the sha256 of each
 OHLORA_GROUP = 16  # images per group of the minibatch deviation in Oh-LoRA's discriminators
 
 Source = PathLike | Mapping[str, Any]
@@ -62,6 +65,18 @@ def load_property_cnn(source: Source) -> PropertyCNN:
     return _named(name, state, PropertyCNN.from_state_dict)
 
 
+def load_facexformer(source: Source) -> FaceXFormer:
+    """FaceXFormer of a file or state dict, in eval mode; errors as `load_generator`."""
+    state, name = _state(source, "state_dict_backbone")
+
+    def build(_: dict[str, Tensor]) -> FaceXFormer:
+        with torch.device("meta"):  # drawing weights that are replaced at once takes longer than loading them
+            network = FaceXFormer()
+        return network.to_empty(device="cpu")  # all its buffers are in the file
+
+    return _build(name, state, build)
+
+
 def load_parser(source: PathLike) -> Parser:
     """The parser of a safetensors file whose metadata describes it, in eval mode; errors as `load_generator`."""
     return load_described(source, "parser", Parser.from_config)
@@ -93,10 +108,10 @@ def load_bundled(name: str, folder: PathLike = BUNDLED) -> nn.Module:
     """
     if name not in BUNDLED_NAMES:
         raise UserError(f"bundled weights {name!r}: allowed are {', '.join(BUNDLED_NAMES)}")
-    path, manifest = Path(folder) / f"{name}.safetensors", Path(folder) / "manifest.json"
+    path, manifest = Path(folder) / f"{name}.safetensors", Path(folder) / MANIFEST
     with damage(manifest, "the manifest of the weights"):
         expected = read_json(manifest)[name]["sha256"]
-    if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+    if sha256(path) != expected:
         raise UserError(f"{path}: not the file of manifest.json (sha256 differs); restore it with git checkout")
     if name == "generator":
         return load_generator(path)
@@ -107,40 +122,97 @@ def load_bundled(name: str, folder: PathLike = BUNDLED) -> nn.Module:
     return load_attributes_net(path)
 
 
+# ---------------------------------------------------------------- published weights that a person added
+
+
+def stored(store: PathLike, name: str) -> Path:
+    """A file of models/published, such as celeba256/generator.safetensors, with the sha256 of its manifest.
+
+    Raises:
+        UserError: it is missing (says how to add it) or is not the file that was added.
+    """
+    path, manifest = Path(store) / name, Path(store) / MANIFEST
+    if not path.exists():
+        folder = Path(name).parent.as_posix()
+        what = folder if Path(name).stem == folder else f"FILE --as {folder}"
+        command = f"python -m ohlora weights add {what}"
+        hint = "README, Using the published weights, says where the files are"
+        raise UserError(f"{path} is missing; add the published file with: {command} ({hint})")
+    with damage(manifest, "the manifest of the published weights"):
+        expected = read_json(manifest)[name]["sha256"]
+    check_sum(path, expected)
+    return path
+
+
+def check_sum(path: PathLike, expected: str) -> None:
+    """Raises UserError unless the file's sha256 is the expected one."""
+    found = sha256(path)
+    if found != expected.lower():
+        raise UserError(f"{path}: sha256 expected {expected}, found {found}")
+
+
+def sha256(path: PathLike) -> str:
+    """The checksum of a file, in hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 # ---------------------------------------------------------------- reading
 
 
 def _state(source: Source, *parts: str) -> tuple[dict[str, Tensor], str]:
     """The float32 state dict of a source, and its name for messages; `parts` are tried in files of several networks."""
     name = "state dict" if isinstance(source, Mapping) else str(source)
-    content: Any = source if isinstance(source, Mapping) else _read(Path(source))
+    content: Any = source if isinstance(source, Mapping) else read_weights(Path(source))
     content = content.get("models", content) if isinstance(content, Mapping) else content
     for part in parts:
         if isinstance(content, Mapping) and isinstance(content.get(part), Mapping):
             content = content[part]
             break
+    return state_of(content, name)
+
+
+def state_of(content: Any, name: str) -> tuple[dict[str, Tensor], str]:
+    """The content of a file as a float32 state dict of finite values, and `name`, which errors begin with.
+
+    Raises:
+        UserError: it is no mapping of names to tensors, or a value is not finite.
+    """
     if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise UserError(f"{name}: no state dict; allowed is one mapping of names to tensors")
-    return {str(key): value.float() if value.is_floating_point() else value for key, value in content.items()}, name
-
-
-def _read(path: Path) -> Any:
-    if path.suffix == ".safetensors":
-        return load_tensors(path)[0]
-    path.stat()  # a missing file is an OSError with its name
-    with damage(path, "a safe file of weights"):
-        return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _check_finite(name: str, state: dict[str, Tensor]) -> None:
+    state = {str(key): value.float() if value.is_floating_point() else value for key, value in content.items()}
     for key, value in state.items():
         if not torch.isfinite(value).all():
             raise UserError(f"{name}: {key} has values that are not finite")
+    return state, name
+
+
+def read_weights(path: Path) -> Any:
+    """The content of a safetensors file or of one of `torch.save`, plain data and tensors only.
+
+    Raises:
+        UserError: in one line what is wrong: empty, a web page, damaged, or a pickle that asks for more than tensors.
+    """
+    if path.suffix == ".safetensors":
+        return load_tensors(path)[0]
+    with path.open("rb") as file:
+        start = file.read(512).lstrip().lower()
+    if not start:
+        raise UserError(f"{path}: empty, not a safe file of weights")
+    if start.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
+        raise UserError(f"{path}: a web page, not a safe file of weights; download the file itself")
+    with damage(path, "a safe file of weights"):
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except UnpicklingError as error:
+            if "Unsupported" not in str(error) and "GLOBAL" not in str(error):
+                raise
+            reason = "its pickle asks for code to be run; allowed are tensors and plain data"
+            raise UserError(f"{path}: not a safe file of weights, {reason}") from None
 
 
 def _named(name: str, state: dict[str, Tensor], build: Callable[[dict[str, Tensor]], Network]) -> Network:
     """What `build` makes of a state dict; its errors say which file they are about."""
-    _check_finite(name, state)
     try:
         return build(state)
     except UserError as error:
@@ -151,7 +223,6 @@ def _named(name: str, state: dict[str, Tensor], build: Callable[[dict[str, Tenso
 
 def _build(name: str, state: dict[str, Tensor], build: Callable[[dict[str, Tensor]], Network]) -> Network:
     """The network that `build` makes for a state dict, filled and in eval mode."""
-    _check_finite(name, state)
     try:
         return rebuild(lambda _: build(state), state, resolution=0)
     except UserError as error:

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from ohlora.errors import UserError
 
+PUBLISHED = "models/published"  # weights that a person added
+FACEXFORMER = "facexformer/facexformer.safetensors"  # in it
+DOWNLOADS = "models/downloads"
 GENERATORS = "models/generators/{}"  # base and one for each recipe
 FINETUNE_CHECKPOINT = "checkpoints/finetune_{}"
 SAMPLE_CHECKPOINT = "checkpoints/sample"
@@ -17,6 +20,7 @@ SCORES_CNN = "data/property_cnn/scores_cnn.csv"
 COMPARISON = "data/property_cnn/comparison.csv"
 SAMPLES = "data/sample/samples.npz"
 VECTORS = "models/vectors/vectors.npz"
+ORIGINAL_LATENTS = "data/original/latents.npz"  # of the authors
 CASES = "data/test_vectors/cases.csv"
 CASE_ARRAYS = "data/test_vectors/cases.npz"
 REPORT = "report/report.html"

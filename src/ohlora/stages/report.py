@@ -20,9 +20,10 @@ STAGES = (
     "vectors",
     "test_vectors",
 )
-UPSTREAM = ("seed", "k_percent", "n_samples", "synthesize", "label", "train_filter", "filter", "segment", "score")
+UPSTREAM = ("seed", "k_percent", "n_samples", "base", "synthesize", "label", "train_filter")
+READ = ("filter", "segment", "score")
 FINETUNE = ("filter_v1", "finetune")
-SECTIONS = (*UPSTREAM, *FINETUNE, "train_property_cnn", "sample", "vectors", "test_vectors", "report")
+SECTIONS = (*UPSTREAM, *READ, *FINETUNE, "train_property_cnn", "sample", "vectors", "test_vectors", "report")
 
 
 def face_sections(tables: dict[str, Table]) -> list[Section]:

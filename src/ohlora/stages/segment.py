@@ -5,18 +5,40 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
+import torch
 from tqdm import tqdm
 
 from ohlora.errors import UserError
 from ohlora.files import ImageZip, image_writer, write_csv, write_json
 from ohlora.labels import kept_ids
+from ohlora.params import Segment
 from ohlora.plots import CLASS_COLOURS, contact_sheet, save_image
-from ohlora.segmentation import NO_FACE, Detection, FaceDetector, crop_box, crop_face, parse
+from ohlora.segmentation import (
+    NO_FACE,
+    Detection,
+    FaceDetector,
+    crop_box,
+    crop_face,
+    imagenet_normalise,
+    imagenet_restore,
+    parse,
+)
 from ohlora.stages import Stage
-from ohlora.stages.paths import DETECTIONS, FACES, FILTER, IMAGES, MAPS, METRICS, PLOT
-from ohlora.weights import load_bundled
+from ohlora.stages.paths import (
+    DETECTIONS,
+    FACES,
+    FACEXFORMER,
+    FILTER,
+    IMAGES,
+    MAPS,
+    METRICS,
+    PLOT,
+    PUBLISHED,
+)
+from ohlora.weights import load_bundled, load_facexformer, stored
 
 Add = Callable[[int, np.ndarray], None]
+Parse = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 BOX = ("x0", "y0", "x1", "y1")
 SHEET_FACES = 16
@@ -36,11 +58,25 @@ def cut(image: np.ndarray, detection: Detection | None, margin: float) -> tuple[
     return face, {"found": int(inside), "probability": detection.probability, **box, "reason": reason}
 
 
+def backend(params: Segment, device: torch.device) -> Parse:
+    """What gives, for faces (N, 224, 224, 3), the faces that the scores read and their maps (N, 224, 224)."""
+    if params.backend == "bundled":
+        parser = load_bundled("parser").to(device)
+        return lambda faces: (faces, parse(parser, faces, params.batch_size, device))
+    former, bf16 = load_facexformer(stored(PUBLISHED, FACEXFORMER)).to(device), params.precision == "bf16"
+
+    def by_facexformer(faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        maps = parse(former, faces, params.batch_size, device, imagenet_normalise, bf16)
+        return imagenet_restore(imagenet_normalise(faces)), maps
+
+    return by_facexformer
+
+
 def segment(stage: Stage, images: ImageZip, add_face: Add, add_map: Add) -> tuple[pd.DataFrame, list[np.ndarray]]:
     """Goes through the kept images in batches; gives the table of detections and some faces and maps to look at."""
     params = stage.params.segment
     ids = kept_ids(FILTER)
-    detector, parser = FaceDetector(stage.device), load_bundled("parser").to(stage.device)
+    detector, parser = FaceDetector(stage.device), backend(params, stage.device)
     rows: list[dict[str, object]] = []
     shown: list[np.ndarray] = []
     for start in tqdm(range(0, len(ids), params.batch_size), desc="segment", unit="batch", disable=None):
@@ -53,8 +89,7 @@ def segment(stage: Stage, images: ImageZip, add_face: Add, add_map: Add) -> tupl
             if face is not None:
                 faces[id_] = face
         if faces:
-            maps = parse(parser, np.stack(list(faces.values())), params.batch_size, stage.device)
-            for (id_, face), classes in zip(faces.items(), maps, strict=True):
+            for id_, face, classes in zip(faces, *parser(np.stack(list(faces.values()))), strict=True):
                 add_face(id_, face)
                 add_map(id_, classes)
                 shown += [face, CLASS_COLOURS[classes]] if len(shown) < 2 * SHEET_FACES else []
@@ -64,7 +99,7 @@ def segment(stage: Stage, images: ImageZip, add_face: Add, add_map: Add) -> tupl
 def run() -> None:
     """Writes the faces, their parse maps and a table of all kept images, those without a face with the reason."""
     with (
-        Stage("segment", "segment.margin") as stage,
+        Stage("segment", "segment.backend", "segment.margin", "segment.precision") as stage,
         ImageZip(IMAGES) as images,
         image_writer(FACES) as add_face,
         image_writer(MAPS) as add_map,

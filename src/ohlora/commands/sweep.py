@@ -4,6 +4,7 @@ No stage of DVC: one process searches and tests with the samples that are there,
 result at once. Killed or repeated, it goes on with what is missing.
 """
 
+import argparse
 import hashlib
 import math
 import time
@@ -16,7 +17,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from ohlora.errors import UserError
 from ohlora.evaluation import Readers, run_cases
 from ohlora.files import atomic, load_npz, write_csv
 from ohlora.fingerprints import weights_fingerprint
@@ -199,16 +199,17 @@ def figure(name: str, table: pd.DataFrame) -> Figure:
     return page
 
 
-def run(name: str) -> None:
+def run(arguments: Sequence[str]) -> None:
     """Fills report/sweeps/NAME.csv, and draws the table and the figure of all settings."""
-    if name not in SWEEPS:
-        raise UserError(f"sweep {name!r}: allowed are {', '.join(SWEEPS)}")
+    parser = argparse.ArgumentParser("python -m ohlora sweep", description=__doc__)
+    parser.add_argument("name", choices=SWEEPS, help="what differs between the settings")
+    name = parser.parse_args(arguments).name
     sections = ("seed", "k_percent", "vectors", "test_vectors", "sweep", "segment.margin")
     with Stage(f"sweep_{name}", *sections) as stage:
         params, device = stage.params, stage.device
         generator = named_generator(params.vectors.generator, device)
         cnn = load_property_cnn(PROPERTY_CNN).to(device)
-        judge, parser = (load_bundled(network).to(device) for network in ("judge", "parser"))
+        judge, parsing = (load_bundled(network).to(device) for network in ("judge", "parser"))
         samples = load_npz(SAMPLES, z="nz", scores="np", skin="nc")
         inputs = weights_fingerprint(generator, cnn) + hashlib.sha256(samples["scores"].tobytes()).hexdigest()[:16]
         path = Path(SWEEP.format(name))
@@ -225,7 +226,7 @@ def run(name: str) -> None:
             done: list[dict[Any, Any]] = known[known["mark"] == mark].to_dict("records")
             if not done:
                 bench = Workbench(generator, cnn, device, params.sample.batch_size, named_space(used.vectors.space))
-                readers = Readers(bench, judge, parser, params.segment.margin)
+                readers = Readers(bench, judge, parsing, params.segment.margin)
                 plain = {key: value for key, value in setting.items() if "." not in key}
                 row = {"setting": label(setting), **plain, **measure(used, readers, samples, stage.seed), "mark": mark}
                 done = [row]

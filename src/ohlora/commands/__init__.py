@@ -1,0 +1,1 @@
+"""Commands that are not stages: what a person brings in from elsewhere."""
