@@ -37,7 +37,7 @@ from ohlora.report import (
 )
 from ohlora.rng import standard_normal, stream
 from ohlora.sampling import sample
-from ohlora.stages import report, test_vectors, vectors
+from ohlora.stages import characters, report, test_vectors, vectors
 from ohlora.stages import sample as sample_stage
 from ohlora.vectors import load_directions
 
@@ -114,10 +114,11 @@ def inside(folder: Path, outputs: int = 8) -> Iterator[None]:
     generator, cnn, judge = world(outputs)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for stage in (sample_stage, vectors, test_vectors):
+        for stage in (sample_stage, vectors, test_vectors, characters):
             patch.setattr(stage, "named_generator", lambda name, device: generator)
             patch.setattr(stage, "load_property_cnn", lambda path: cnn)
-        patch.setattr(test_vectors, "load_bundled", lambda name: judge)
+        for stage in (test_vectors, characters):
+            patch.setattr(stage, "load_bundled", lambda name: judge)
         yield
 
 

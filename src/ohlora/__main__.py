@@ -1,6 +1,7 @@
 """Runs a stage in the working folder: `python -m ohlora synthesize`, `python -m ohlora finetune v1`.
 
-Beside the pipeline: `weights` and `tables` bring in what others published, `sweep` compares settings of the search.
+Beside the pipeline: `weights` and `tables` bring in what others published, `sweep` compares settings of the
+search, `pick` keeps a tested face as a character.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from inspect import signature
 
 from ohlora.errors import main
 
-COMMANDS = ("weights", "tables", "sweep")
+COMMANDS = ("weights", "tables", "sweep", "pick")
 
 if __name__ == "__main__":
     # The import takes seconds; an interrupt in its midst would end in any error, and there is nothing to tidy yet.

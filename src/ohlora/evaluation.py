@@ -124,6 +124,7 @@ def run_cases(
     weights: Mapping[str, Sequence[float]],
     calibrated: bool = True,
     n_segmented: int = 0,
+    groups: np.ndarray | None = None,
 ) -> Cases:
     """Edits, draws and reads all cases; images are batched over cases.
 
@@ -133,6 +134,7 @@ def run_cases(
         weights: weights of each property of the directions.
         calibrated: as in `Directions.move`.
         n_segmented: cases whose images are parsed.
+        groups: int (N,), whose vectors each latent gets; None for what is read from its image.
     """
     bench, names = readers.bench, list(directions.properties)
     w = latents_of(bench.space, bench.generator, z, bench.device)
@@ -140,7 +142,7 @@ def run_cases(
     if found != needed:
         raise UserError(f"vectors of {found} numbers, latents of {needed}: find the vectors again (stage vectors)")
     plain = read_all(readers, w)
-    groups = groups_of(directions, plain.scores)
+    groups = groups_of(directions, plain.scores) if groups is None else groups
     asked = weight_grid(weights, names)
     centre = plain.features.mean(axis=0) if len(z) > 1 else np.zeros(1, np.float32)
     people = _normed(plain.features - centre)

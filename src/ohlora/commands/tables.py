@@ -67,7 +67,7 @@ def write_labels(path: Path) -> str:
     """Hand labels; those of somebody else are not overwritten."""
     labels, target = original.hand_labels(path), Path(BASE.human_labels)
     if target.exists():
-        there = read_csv(target, {"id": int, "attribute": str, "value": int})
+        there = read_csv(target, {"id": int, "attribute": str, "value": int}, key=None)
         if len(there) and not there.sort_values(["attribute", "id"], ignore_index=True).equals(labels):
             raise UserError(f"{target}: has labels already; move it away first")
     write_csv(target, labels)

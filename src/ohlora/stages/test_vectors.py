@@ -8,7 +8,7 @@ import pandas as pd
 from ohlora.evaluation import JUDGED, Cases, Readers, run_cases
 from ohlora.files import save_npz, write_csv, write_json
 from ohlora.params import TestVectors
-from ohlora.plots import save_figure, save_image
+from ohlora.plots import contact_sheet, save_figure, save_image
 from ohlora.properties import ALL_PROPERTY_NAMES, columns
 from ohlora.rng import standard_normal
 from ohlora.search import Workbench, load_found
@@ -20,6 +20,7 @@ from ohlora.vector_plots import correlation_histograms, leakage_page, responses,
 from ohlora.vectors import Directions
 from ohlora.weights import load_bundled, load_property_cnn
 
+SHEET_CASES = 48  # most faces on the sheet of passed cases
 STRIP_IMAGES = 7  # in a row, the middle one unchanged
 
 
@@ -82,6 +83,17 @@ def write_figures(cases: Cases, results: Results, params: TestVectors) -> None:
     save_figure(PLOT.format("test_vectors/leakage"), leakage_page(tables, names))
 
 
+def passed_sheet(bench: Workbench, cases: Cases, results: Results) -> np.ndarray:
+    """Unedited faces of the cases that passed, the best first, for a person to pick from; of the best if none did."""
+    ranking = results.ranking()
+    chosen = ranking[results.passed[ranking]][:SHEET_CASES]
+    chosen = chosen if len(chosen) else ranking[: SHEET_CASES // 4]
+    captions = [
+        f"{case}: {results.own[case].sum():.2f}{'' if results.passed[case] else ' not passed'}" for case in chosen
+    ]
+    return contact_sheet(list(bench.images(cases.w[chosen])), columns=8, captions=captions)
+
+
 def run() -> None:
     """Writes the cases, their readings, the means, strips and figures."""
     with Stage("test_vectors", "seed", "segment.margin", "vectors.generator", "test_vectors") as stage:
@@ -98,6 +110,7 @@ def run() -> None:
         write_csv(CASES, case_table(cases, results, directions.groups))
         save_npz(CASE_ARRAYS, **vars(cases))
         write_json(METRICS.format("test_vectors"), summary(cases, results, stage.seed))
+        save_image(PLOT.format("test_vectors/passed"), passed_sheet(bench, cases, results))
         if params.n_strips:
             write_strips(bench, directions, cases, results, params)
         write_figures(cases, results, params)
