@@ -28,6 +28,7 @@ from ohlora.stages import Stage
 from ohlora.stages.paths import (
     BASE,
     CASES,
+    CHARACTERS,
     COMPARISON,
     DETECTIONS,
     FILTER,
@@ -91,6 +92,7 @@ def prepare(folder: Path, params: dict[str, Any]) -> None:
     for table, lines in ((HUMAN_LABELS, rows), (V1.human_labels, rows + more)):
         rows_of = [f"{line},human,anna,\n" for line in "".join(lines).splitlines()]
         (folder / table).write_text("id,attribute,value,source,labeller,time\n" + "".join(rows_of))
+    (folder / CHARACTERS).write_text("name,group,vectors,label,z\n")
 
 
 def run(stage: str) -> None:

@@ -96,7 +96,7 @@ def load_described(path: PathLike, architecture: str, from_config: Callable[[dic
     tensors, metadata = load_tensors(path)
     if metadata.get("architecture") != architecture:
         raise UserError(f"{path}: holds {metadata.get('architecture', 'an unnamed network')}, expected {architecture}")
-    state, name = _state(tensors)[0], str(path)
+    state, name = state_of(tensors, str(path))
     return _build(name, state, lambda _: from_config(json.loads(metadata["config"])))
 
 
