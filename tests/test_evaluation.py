@@ -81,6 +81,7 @@ def true_directions(sign: float = 1.0, grouping: tuple[str, ...] = GROUPING) -> 
         methods=["svm"] * 3,
         hold="none",
         generator=weights_fingerprint(generator),
+        property_cnn="",
         deviations=np.full(8, 2.0),
         strengths=np.full(shape, 2.0),  # the score is the step along the vector
     )
@@ -221,6 +222,25 @@ def test_parsed_images_are_scored_by_the_second_algorithm(monkeypatch: pytest.Mo
     scores = segmented(used, grey[0], grey, EXPRESSIONS)
     assert scores.shape == (2, 3)
     assert scores[0, 0] == pytest.approx(19 * 0.5**0.5)  # rows 80 to 99; its longest chord slants by 45 degrees
+
+
+def test_parsed_cases_reach_the_summary(monkeypatch: pytest.MonkeyPatch) -> None:
+    face = Detection(np.array([0, 0, 8, 8], np.float32), 1.0, np.zeros((5, 2), np.float32))
+    found = iter([face, None, face])
+    monkeypatch.setattr(FaceDetector, "detect", lambda self, images: [next(found)])
+    follows = {"eyes": 1.0, "mouth": -1.0, "pose": 0.5}
+    asked = weight_grid(WEIGHTS, EXPRESSIONS)
+    grid = iter([dict(zip(EXPRESSIONS, row * list(follows.values()), strict=True)) for row in asked] * 2)
+    monkeypatch.setattr("ohlora.evaluation.score_v2", lambda parsed, crop: next(grid))
+    cases, results = outcome_of(replace(readers(), parser=EyeParser()), true_directions(), 3, n_segmented=3)
+    assert np.isnan(cases.segmented[1]).all()
+    content: Any = summary(cases, results)
+    assert content["segmented_corr"]["cases"] == 2
+    assert content["segmented_corr"]["eyes"] == pytest.approx(1)
+    assert content["segmented_corr"]["mouth"] == pytest.approx(-1)
+    assert "segmented_corr" not in summary(
+        replace(cases, segmented=cases.segmented[1:2]), replace(results, segmented=results.segmented[1:2])
+    )
 
 
 def test_directions_of_each_latents_own_take_the_place_of_the_groups() -> None:

@@ -15,11 +15,12 @@ from ohlora.editor import Editor
 from ohlora.errors import UserError
 from ohlora.files import read_json, write_json
 from ohlora.fingerprints import weights_fingerprint
+from ohlora.gradients import network_gradients, train_score_network
 from ohlora.params import Vectors
 from ohlora.properties import EXPRESSIONS, columns
 from ohlora.rng import standard_normal
 from ohlora.sampling import Samples, sample
-from ohlora.search import Found, Workbench, load_found, save_found, search
+from ohlora.search import NETWORK, Found, Workbench, load_found, save_found, search
 from ohlora.spaces import W, named_space
 from ohlora.vectors import measure_strengths
 
@@ -213,6 +214,27 @@ def test_an_incomplete_table_is_one_line(saved: Path, key: str) -> None:
     write_json(saved.with_suffix(".json"), content)
     with pytest.raises(UserError, match=r"vectors\.json: truncated, damaged or not a table of vectors"):
         loaded(saved)
+
+
+def test_vectors_of_another_property_cnn_are_one_line(saved: Path) -> None:
+    generator, _, _ = world()
+    with pytest.raises(UserError, match=r"vectors\.npz: vectors of another property CNN; find them again"):
+        load_found(saved, generator, torch.nn.Linear(2, 2), CPU, 64)
+
+
+def test_local_vectors_without_their_networks_are_one_line(samples: Samples, settings: Any, tmp_path: Path) -> None:
+    save_found(tmp_path / "vectors.npz", found_with(samples, settings(method="surrogate")))
+    (tmp_path / "networks.safetensors").unlink()
+    with pytest.raises(UserError, match=r"networks\.safetensors is missing: vectors by surrogate"):
+        loaded(tmp_path / "vectors.npz")
+
+
+def test_nothing_is_learnt_of_what_never_varies(samples: Samples, settings: Any) -> None:
+    latents = np.concatenate([samples.w, np.zeros((len(samples.w), 3), np.float32)], axis=1)  # neutral labels
+    network, _ = train_score_network(latents, samples.scores[:, :1], NETWORK)
+    gradients = network_gradients(network, latents[:5])
+    assert (gradients[:, -3:] == 0).all()
+    assert np.abs(gradients[:, :-3]).min(axis=1).max() > 0
 
 
 # ---------------------------------------------------------------- editor

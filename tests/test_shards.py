@@ -274,6 +274,6 @@ def test_a_gpu_draws_more_at_once_and_fp32_is_exact_there() -> None:
 
 
 def test_code_that_starts_a_sampling_afresh_is_what_scores_depend_on() -> None:
-    beside = {"checkpoints", "distributed", "plots", "properties", "stages/generators", "stages/sample"}
+    beside = {"checkpoints", "distributed", "plots", "stages/generators", "stages/sample"}
     code = {path for path in STAGES["sample"]["deps"] if path.startswith("src/")}
     assert code - {f"src/ohlora/{name}.py" for name in beside} == {f"src/ohlora/{name}" for name in CODE}

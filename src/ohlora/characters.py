@@ -42,10 +42,10 @@ def vectors_mark(path: PathLike) -> str:
 
 def read_characters(path: PathLike) -> list[Character]:
     """The table's characters. Raises UserError, with the row, for one that is damaged or there twice."""
-    table = read_csv(path, dict.fromkeys(COLUMNS, str), key="name", missing=True)
+    table = read_csv(path, dict.fromkeys(COLUMNS, str), key="name")
     return [
         _character(f"{path}, line {line}", *row)
-        for line, row in zip(table.attrs["lines"], table.fillna("").itertuples(index=False), strict=True)
+        for line, row in zip(table.attrs["lines"], table.itertuples(index=False), strict=True)
     ]
 
 
@@ -67,7 +67,7 @@ def _character(place: str, name: str, group: str, vectors: str, label: str, z: s
 
 def add_character(path: PathLike, character: Character) -> None:
     """Adds a row to the table, which is made if it is not there. Raises UserError for a name that is taken."""
-    with lock(Path(path).parent, "characters"):
+    with lock(".locks", "characters"):
         there = read_characters(path) if Path(path).exists() else []
         if character.name in {other.name for other in there}:
             raise UserError(f"{path}: {character.name} is there already; choose another name or remove the row")

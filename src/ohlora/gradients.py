@@ -35,6 +35,7 @@ class ScoreNetwork(nn.Module):
 
     mean: Tensor
     spread: Tensor
+    varies: Tensor
 
     def __init__(self, size: int, outputs: int = 1):
         super().__init__()
@@ -47,9 +48,11 @@ class ScoreNetwork(nn.Module):
         self.layers = nn.Sequential(*hidden, nn.Linear(widths[-1], outputs))
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("spread", torch.ones(()))
+        # What never varied was never learnt (neutral labels beside z): no derivative along it.
+        self.register_buffer("varies", torch.ones(size))
 
     def forward(self, latents: Tensor) -> Tensor:
-        return self.layers((latents - self.mean) / self.spread)
+        return self.layers((latents - self.mean) / self.spread * self.varies)
 
     @torch.no_grad()
     def predict(self, latents: np.ndarray) -> np.ndarray:
@@ -84,6 +87,7 @@ def train_score_network(
     with seeded(seed, *purpose):
         network = ScoreNetwork(latents.shape[1], scores.shape[1]).to(device)
     network.mean.copy_(inputs[train].mean(dim=0))
+    network.varies.copy_((inputs[train].std(dim=0) > 1e-6).float())
     network.spread.copy_(inputs[train].var(dim=0, correction=0).mean().sqrt().clamp(min=1e-12))
     held_inputs, held_targets = inputs[valid].to(device), targets[valid].to(device)
     fit(

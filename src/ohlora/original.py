@@ -160,6 +160,7 @@ def directions(path: PathLike, medians: Mapping[str, float]) -> Directions:
         methods=["svm"] * len(EXPRESSIONS),
         hold="none",
         generator="",
+        property_cnn="",
         deviations=np.ones(outputs + len(SKIN)),
         strengths=np.ones(shape),
     )

@@ -235,10 +235,11 @@ def judge_readings_table(metrics: Metrics) -> Table:
 def edit_table(metrics: Metrics) -> Table:
     """How true edits are: error, monotony, change elsewhere, and whether the person stays the same."""
     test = metrics["test_vectors"]
-    names = [name for name, _ in in_order(test["error"])]
+    names = [name for name, _ in in_order(test["risen"])]
+    error = [("mean error of the change", *(test["error"][name] for name in names))] if "error" in test else []
     rows: list[Sequence[Cell]] = [
-        ("rise for one standard deviation asked", *(test["risen"][name] for name in names)),
-        ("mean error of the change", *(test["error"][name] for name in names)),
+        ("rise for a weight of 1, standard deviations", *(test["risen"][name] for name in names)),
+        *error,
         ("share of steps that rise", *(test["rising"][name] for name in names)),
         ("pixels elsewhere, levels of 255 for one risen", *(test["outside"].get(name, "–") for name in names)),
     ]

@@ -117,10 +117,8 @@ def search(
         UserError: too few samples, equal scores, or a space or method that the generator has not.
     """
     scores = samples["scores"]
-    latents, moved = (
-        latents_of(bench.space, bench.generator, samples["z"], bench.device),
-        bench.space.moved(bench.generator),
-    )
+    latents = latents_of(bench.space, bench.generator, samples["z"], bench.device)
+    moved = bench.space.moved(bench.generator)
     names, wanted, outputs = group_names(len(params.groups)), columns(EXPRESSIONS), scores.shape[1]
     groups = assign_groups(scores[:, columns(params.groups, outputs)], medians)
     tasks = make_tasks(groups, names, scores[:, wanted], EXPRESSIONS, k_percent)
@@ -151,6 +149,7 @@ def search(
         methods=list(methods_of(params).values()),
         hold=params.hold,
         generator=weights_fingerprint(bench.generator),
+        property_cnn=weights_fingerprint(bench.property_cnn),
         deviations=deviations,
         strengths=np.ones(shape),
     )
@@ -195,11 +194,7 @@ def estimators(
     """The method of each expression, not yet fitted."""
     made: dict[str, BaseEstimator] = {}
     for name, method in methods_of(params).items():
-        shared: dict[str, Any] = {
-            "k_percent": k_percent,
-            "test_fraction": params.svm.test_fraction,
-            "random_state": seed,
-        }
+        shared: dict[str, Any] = {"k_percent": k_percent, "random_state": seed}
         if method in ("jacobian", "surrogate"):
             made[name] = derivative(name, method, params.hold, bench, deviations, networks).set_params(**shared)
         elif method == "gradient":
@@ -211,7 +206,7 @@ def estimators(
                 raise UserError(f"vectors.method = sefa: vectors.space is {bench.space.name}, allowed is w")
             made[name] = Components(components=sefa(bench.generator, SEFA_DIRECTIONS), **shared)
         else:
-            made[name] = METHODS[method](**shared)
+            made[name] = METHODS[method](test_fraction=params.svm.test_fraction, **shared)
             if method in ("svm", "logistic"):
                 made[name].set_params(C=params.svm.C, max_iter=params.svm.max_iter)
         if params.hold != "none" and not isinstance(made[name], Jacobian):
@@ -276,11 +271,11 @@ def _gradients(networks: Sequence[ScoreNetwork], moved: slice, latents: np.ndarr
 
 def save_found(path: PathLike, found: Found) -> None:
     """Writes vectors.npz and vectors.json, and networks.safetensors where local directions need some."""
-    save_directions(path, found.directions)
     networks = Path(path).with_name("networks.safetensors")
     networks.unlink(missing_ok=True)
     if found.networks:
         save_tensors(networks, found.networks, {"architecture": "ScoreNetwork"})
+    save_directions(path, found.directions)
 
 
 def load_found(
@@ -289,9 +284,11 @@ def load_found(
     """What `save_found` wrote, ready for use with this generator and this property CNN.
 
     Raises:
-        UserError: as `load_directions`; vectors found in another space than the generator has.
+        UserError: as `load_directions`, or the networks of local directions are missing.
     """
-    directions = load_directions(path, generator)
+    directions = load_directions(path, generator, property_cnn)
     bench = Workbench(generator, property_cnn, device, batch_size, named_space(directions.space))
     networks = Path(path).with_name("networks.safetensors")
+    if {"gradient", "surrogate"} & set(directions.methods) and not networks.exists():
+        raise UserError(f"{networks} is missing: vectors by {', '.join(directions.methods)} need it beside them")
     return with_local(directions, load_tensors(networks)[0] if networks.exists() else {}, bench), bench

@@ -19,7 +19,7 @@ SHARD = MAPPING_CHUNK  # latents that one process maps, draws and reads, always 
 PURPOSE = "sample"  # name of the latents' random stream
 
 # The code that scores depend on.
-CODE = ("networks/cnn.py", "networks/stylegan.py", "rng.py", "sampling.py", "shards.py")
+CODE = ("networks/cnn.py", "networks/stylegan.py", "properties.py", "rng.py", "sampling.py", "shards.py")
 
 
 class ShardedScores:

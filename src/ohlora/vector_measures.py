@@ -153,7 +153,7 @@ def leakage_table(rises: np.ndarray, wanted: Sequence[int], properties: Sequence
     return table | ({"mean": float(np.nanmean(shares))} if np.isfinite(np.nanmean(shares)) else {})
 
 
-def summary(cases: Cases, results: Results, seed: int = 0) -> dict[str, object]:
+def summary(cases: Cases, results: Results, seed: int = 0, calibrated: bool = True) -> dict[str, object]:
     """All means over the cases, in nested dictionaries of finite numbers.
 
     `interval` holds, under the same names, the ends of bootstrap intervals over the cases (`CONFIDENCE`).
@@ -186,7 +186,6 @@ def summary(cases: Cases, results: Results, seed: int = 0) -> dict[str, object]:
         "judge_corr": _by_name(names, judge),
         "judge_corr_other": others,
         "rising": dict(zip(names, results.rising.mean(axis=0).tolist(), strict=True)),
-        "error": {name: mean(column) for name, column in zip(names, results.error.T, strict=True)},
         "risen": dict(zip(names, risen.tolist(), strict=True)),
         "cross_talk_absolute": cross,
         "leakage": leakage_table(results.slopes, wanted, names, outputs),
@@ -197,8 +196,11 @@ def summary(cases: Cases, results: Results, seed: int = 0) -> dict[str, object]:
         "passed": {"count": int(results.passed.sum()), "rate": float(results.passed.mean())},
         "passed_absolute": {"count": int(results.passed_absolute.sum()), "rate": float(results.passed_absolute.mean())},
     }
-    if len(results.segmented):
-        content["segmented_corr"] = {"cases": len(results.segmented), **_by_name(names, results.segmented)}
+    parsed = results.segmented[np.isfinite(results.segmented).all(axis=1)]
+    if calibrated:  # else what is asked and what is read have different units
+        content["error"] = {name: mean(column) for name, column in zip(names, results.error.T, strict=True)}
+    if len(parsed):
+        content["segmented_corr"] = {"cases": len(parsed), **_by_name(names, parsed)}
     content["interval"] = {
         "corr": _intervals(names, own, seed),
         "judge_corr": _intervals(names, judge, seed),

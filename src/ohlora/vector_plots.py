@@ -113,7 +113,7 @@ def leakage_page(tables: Mapping[str, tuple[np.ndarray, Sequence[str]]], asked: 
             range(len(names)), [name.replace("_", " ") for name in names], rotation=35, ha="right", fontsize=8
         )
         axis.set_yticks(range(len(asked)), asked, fontsize=9)
-        axis.set_title(f"{reader}: change for one standard deviation asked", fontsize=10)
+        axis.set_title(f"{reader}: change for a weight of 1, standard deviations", fontsize=10)
         axis.tick_params(length=0)
     return figure
 

@@ -122,6 +122,7 @@ class Directions:
         methods: P names, how the vectors of each property were found.
         generator: `weights_fingerprint` of the generator whose latents they are; empty if it is not known.
         hold: none, expressions or all: what else was held still.
+        property_cnn: the same of the network whose scores they are in.
         deviations: float64 (7 or 8, and 3), standard deviations of what the property CNN reads, and of `SKIN`.
         strengths: float64 (G, P), steps along the vector that raise the property by its standard deviation.
         local: for properties whose direction is each latent's own; `vectors` then holds their mean.
@@ -139,6 +140,7 @@ class Directions:
     methods: Sequence[str]
     hold: str
     generator: str
+    property_cnn: str
     deviations: np.ndarray
     strengths: np.ndarray
     local: Mapping[str, Local] = field(default_factory=dict)
@@ -263,6 +265,7 @@ def save_directions(path: PathLike, directions: Directions) -> None:
     content = {
         "space": directions.space,
         "generator": directions.generator,
+        "property_cnn": directions.property_cnn,
         "groups": list(directions.groups),
         "properties": list(directions.properties),
         "grouping": list(directions.grouping),
@@ -275,11 +278,13 @@ def save_directions(path: PathLike, directions: Directions) -> None:
     write_json(Path(path).with_suffix(".json"), content)
 
 
-def load_directions(path: PathLike, generator: nn.Module | None = None) -> Directions:
+def load_directions(
+    path: PathLike, generator: nn.Module | None = None, property_cnn: nn.Module | None = None
+) -> Directions:
     """Reads vectors.npz and vectors.json.
 
     Raises:
-        UserError: damaged, incomplete, not of length 1, or of another generator than the given one.
+        UserError: damaged, incomplete, not of length 1, or of another generator or property CNN than the given ones.
     """
     table = Path(path).with_suffix(".json")
     with named(table), damage(table, "a table of vectors"):
@@ -300,6 +305,7 @@ def load_directions(path: PathLike, generator: nn.Module | None = None) -> Direc
             methods=[content["methods"][name] for name in properties],
             hold=content["hold"],
             generator=content["generator"],
+            property_cnn=content["property_cnn"],
             deviations=np.array([deviations[name] for name in _readings(len(deviations))], dtype=np.float64),
             accuracy=numbers["accuracy"],
             class_sizes=numbers["class_sizes"],
@@ -311,8 +317,12 @@ def load_directions(path: PathLike, generator: nn.Module | None = None) -> Direc
     if (np.abs(lengths - 1) > 1e-3).any():
         worst = int(np.abs(lengths - 1).argmax())
         raise UserError(f"{path}: {names[worst]} has length {lengths[worst]:.4g}, allowed is 1; find the vectors again")
-    if generator is not None and directions.generator not in ("", weights_fingerprint(generator)):
-        raise UserError(f"{path}: vectors of another generator; find them again (stage vectors)")
+    for network, mark, name in (
+        (generator, directions.generator, "generator"),
+        (property_cnn, directions.property_cnn, "property CNN"),
+    ):
+        if network is not None and mark not in ("", weights_fingerprint(network)):
+            raise UserError(f"{path}: vectors of another {name}; find them again (stage vectors)")
     return replace(directions, vectors=vectors.reshape(*shape, -1))
 
 

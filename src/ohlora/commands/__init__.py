@@ -1,1 +1,1 @@
-"""Commands that are not stages: what a person brings in from elsewhere."""
+"""Commands that are no stages: what comes in from elsewhere, comparisons of settings, faces picked."""

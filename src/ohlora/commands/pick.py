@@ -29,7 +29,11 @@ def run(arguments: Sequence[str]) -> None:
     if not table.loc[options.case, "passed"] and not options.any:
         passed = ", ".join(map(str, table.index[table["passed"] == 1])) or "none"
         raise UserError(f"case {options.case} did not pass (passed: {passed}); --any takes it all the same")
-    z = load_npz(CASE_ARRAYS, z="nz")["z"][table.index.get_loc(options.case)]
+    tested = load_npz(CASE_ARRAYS, "vectors", z="nz")
+    mark, z = str(tested["vectors"]), tested["z"]
+    if len(z) != len(table) or mark != vectors_mark(VECTORS):
+        raise UserError(f"{CASES}: not the test of the present vectors; run dvc repro test_vectors first")
     group = str(table.loc[options.case, "group"])
-    add_character(CHARACTERS, Character(options.name, group, vectors_mark(VECTORS), z, np.empty(0, np.float32)))
+    latent = z[table.index.get_loc(options.case)]
+    add_character(CHARACTERS, Character(options.name, group, mark, latent, np.empty(0, np.float32)))
     print(f"{CHARACTERS}: {options.name}, group {group}; dvc repro characters tests and draws it")

@@ -17,9 +17,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
+from ohlora.errors import UserError
 from ohlora.evaluation import Readers, run_cases
 from ohlora.files import atomic, load_npz, write_csv
-from ohlora.fingerprints import weights_fingerprint
+from ohlora.fingerprints import code_fingerprint, weights_fingerprint
 from ohlora.params import Params, fingerprint
 from ohlora.plots import save_figure
 from ohlora.properties import EXPRESSIONS, GROUPING, GROUPING_16
@@ -29,7 +30,7 @@ from ohlora.search import Workbench, search
 from ohlora.spaces import named_space
 from ohlora.stages import Stage
 from ohlora.stages.generators import named_generator
-from ohlora.stages.paths import PROPERTY_CNN, SAMPLES, SWEEP
+from ohlora.stages.paths import PROPERTY_CNN, SAMPLES, SCORES_CNN, SWEEP
 from ohlora.stages.vectors import medians_of
 from ohlora.vector_measures import evaluate, summary
 from ohlora.weights import load_bundled, load_property_cnn
@@ -43,17 +44,30 @@ def _method(space: str, method: str, groups: Sequence[str] = EIGHT, hold: str = 
     return {"vectors.space": space, "vectors.method": method, "vectors.groups": groups, "vectors.hold": hold} | named
 
 
+def _original(
+    space: str, method: str, groups: Sequence[str], pose: float = 0.88, weights: Setting | None = None, **of: str
+) -> Setting:
+    """A system of Oh-LoRA as it was: the SVM's C, steps of unit length, its own threshold of the pose and weights."""
+    own = {"vectors.svm.C": 1.0, "test_vectors.calibrated": False, "test_vectors.thresholds.pose": pose}
+    return _method(space, method, groups, **of) | own | (weights or {})
+
+
+# VectorFind-v9's weights with the gradient network.
+GRADIENT = {
+    "test_vectors.weights.mouth": [-1.6, -0.8, 0.0, 0.8, 1.6],
+    "test_vectors.weights.pose": [-1.4, -0.7, 0.0, 0.7, 1.4],
+}
 SWEEPS: dict[str, list[Setting]] = {
     "k_percent": [{"k_percent": k} for k in (0.01, 0.025, *(round(0.05 * step, 2) for step in range(1, 11)))],
     "n_samples": [{"n_samples": n} for n in (4000, 10_000, 20_000, 50_000)],
-    # The original's systems first: v7, v8, v9 with SVM, v9 with the gradient, v9 mixed.
+    # The original's systems first, in the generator that vectors.generator names: v7, v8 and v9 with SVM, v9 with the
+    # gradient, v9 mixed.
     "methods": [
+        _original("w", "svm", EIGHT, pose=0.92),
+        *(_original(space, "svm", SIXTEEN) for space in ("w", "mapping_split1", "mapping_split2")),
+        *(_original(space, "gradient", [], weights=GRADIENT) for space in ("w", "mapping_split1", "mapping_split2")),
+        _original("mapping_split1", "svm", SIXTEEN, eyes="gradient"),
         _method("w", "svm"),
-        _method("w", "svm", SIXTEEN),
-        _method("mapping_split1", "svm", SIXTEEN),
-        _method("mapping_split2", "svm", SIXTEEN),
-        *(_method(space, "gradient", []) for space in ("w", "mapping_split1", "mapping_split2")),
-        _method("mapping_split1", "svm", SIXTEEN, eyes="gradient"),
         *(_method("w", method) for method in ("logistic", "lda", "ridge", "pca", "sefa", "channel")),
         *(_method("w", method, hold="all") for method in ("svm", "ridge")),
         *(_method(space, "svm", []) for space in ("z", "w", "w+", "s")),
@@ -78,20 +92,21 @@ def changed(params: Params, setting: Setting) -> Params:
 
 
 def label(setting: Setting) -> str:
-    """A setting in one line: k_percent 0.2; w, svm, 8 groups, eyes by gradient."""
+    """A setting in one line: k_percent 0.2; w, svm, 8 groups; original: w, svm, 8 groups."""
     if "vectors.method" not in setting:
         return ", ".join(f"{name} {value}" for name, value in setting.items())
     count = 2 ** len(setting["vectors.groups"])
     parts = [setting["vectors.space"], setting["vectors.method"], f"{count} groups" if count > 1 else "no groups"]
     parts += [f"{held} held" for held in [setting["vectors.hold"]] if held != "none"]
     prefix = "vectors.method_of."
-    return ", ".join(parts + [f"{k.removeprefix(prefix)} by {v}" for k, v in setting.items() if k.startswith(prefix)])
+    parts += [f"{key.removeprefix(prefix)} by {value}" for key, value in setting.items() if key.startswith(prefix)]
+    return ("original: " if setting.get("test_vectors.calibrated") is False else "") + ", ".join(parts)
 
 
 def possible(setting: Setting, generator: Any, samples: int) -> str | None:
     """Why a setting cannot be tried with what is there; None if it can."""
     if setting.get("n_samples", 0) > samples:
-        return f"{samples} samples are there; dvc repro sample -S n_samples={setting['n_samples']} makes more"
+        return f"{samples} samples are there; dvc exp run -S n_samples={setting['n_samples']} sample makes more"
     if setting.get("vectors.space", "").startswith("mapping_split") and not generator.mapping.split:
         return "the generator's mapping has one branch; vectors.generator=v9 has two"
     return None
@@ -114,7 +129,7 @@ def measure(params: Params, readers: Readers, samples: Mapping[str, np.ndarray],
     weights = test.weights.model_dump()
     cases = run_cases(readers, found.directions, z, weights, test.calibrated, test.n_segmented)
     results = evaluate(cases, EXPRESSIONS, test.thresholds.model_dump(), found.directions.deviations)
-    content: Any = summary(cases, results, seed)
+    content: Any = summary(cases, results, seed, test.calibrated)
     nothing = dict.fromkeys((*EXPRESSIONS, "sum"), math.nan)
     row = {f"{kind}_{name}": content.get(kind, nothing)[name] for kind in READERS for name in nothing}
     return row | {
@@ -125,7 +140,7 @@ def measure(params: Params, readers: Readers, samples: Mapping[str, np.ndarray],
         "cases": content["cases"],
         "leakage": content["leakage"].get("mean", math.nan),
         "judge_leakage": content["judge_leakage"].get("mean", math.nan),
-        "error": float(np.mean(list(content["error"].values()))),
+        "error": float(np.mean(list(content["error"].values()))) if "error" in content else math.nan,
         "recognised": content["identity"]["recognised"],
         "search_seconds": round(searched, 1),
         "seconds": round(time.monotonic() - started, 1),
@@ -136,10 +151,14 @@ READERS = {"corr": "network", "judge_corr": "judge", "segmented_corr": "second a
 
 
 def better(table: pd.DataFrame) -> list[str]:
-    """Whether all readers agree that a row is better than the first: a higher sum of correlations by each."""
-    sums = table[[f"{kind}_sum" for kind in READERS]].dropna(axis=1)
-    higher = (sums > sums.iloc[0]).all(axis=1).tolist()
-    return ["", *("yes" if value else "no" for value in higher[1:])]
+    """Whether all readers agree that a row is better than the first: a higher sum of correlations by each.
+
+    A reading that is missing, of the row or of the first, leaves it open (–).
+    """
+    sums = table[[f"{kind}_sum" for kind in READERS]].to_numpy(dtype=float)
+    known, higher = np.isfinite(sums).all(axis=1), (sums > sums[0]).all(axis=1)
+    verdicts = np.where(known & known[0], np.where(higher, "yes", "no"), "–")
+    return ["", *verdicts[1:].tolist()]
 
 
 def markdown(name: str, table: pd.DataFrame) -> str:
@@ -211,7 +230,9 @@ def run(arguments: Sequence[str]) -> None:
         cnn = load_property_cnn(PROPERTY_CNN).to(device)
         judge, parsing = (load_bundled(network).to(device) for network in ("judge", "parser"))
         samples = load_npz(SAMPLES, z="nz", scores="np", skin="nc")
-        inputs = weights_fingerprint(generator, cnn) + hashlib.sha256(samples["scores"].tobytes()).hexdigest()[:16]
+        digest = hashlib.sha256(b"".join(samples[name].tobytes() for name in ("scores", "skin")))
+        digest.update(Path(SCORES_CNN).read_bytes())  # its medians make the groups
+        inputs = weights_fingerprint(generator, cnn, judge, parsing) + code_fingerprint(CODE) + digest.hexdigest()[:16]
         path = Path(SWEEP.format(name))
         known = pd.read_csv(path, dtype={"mark": str}) if path.exists() else pd.DataFrame({"mark": []})
         rows: list[dict[Any, Any]] = []
@@ -228,15 +249,38 @@ def run(arguments: Sequence[str]) -> None:
                 bench = Workbench(generator, cnn, device, params.sample.batch_size, named_space(used.vectors.space))
                 readers = Readers(bench, judge, parsing, params.segment.margin)
                 plain = {key: value for key, value in setting.items() if "." not in key}
-                row = {"setting": label(setting), **plain, **measure(used, readers, samples, stage.seed), "mark": mark}
-                done = [row]
+                try:
+                    measured = measure(used, readers, samples, stage.seed)
+                except UserError as error:
+                    tqdm.write(f"{label(setting)}: left out, {error}")
+                    continue
+                done = [{"setting": label(setting), **plain, **measured, "mark": mark}]
             rows.append(done[0])
             table = pd.DataFrame(rows)
             write_csv(path, pd.concat([table, known[~known["mark"].isin(table["mark"])]], ignore_index=True))
+        if not rows:
+            raise UserError(f"sweep {name}: no setting can be tried with what is there")
         table = pd.DataFrame(rows)
         save_figure(path.with_suffix(".png"), figure(name, table))
         with atomic(path.with_suffix(".md")) as temporary:
             temporary.write_text(markdown(name, table), encoding="utf-8")
 
 
-MARKED = ("seed", "k_percent", "n_samples", "vectors", "test_vectors", "sweep")  # what a result depends on
+# The code that a result depends on.
+CODE = (
+    "directions.py",
+    "evaluation.py",
+    "gradients.py",
+    "judging.py",
+    "networks/*.py",
+    "responses.py",
+    "sampling.py",
+    "scoring.py",
+    "search.py",
+    "segmentation.py",
+    "spaces.py",
+    "training.py",
+    "vector_measures.py",
+    "vectors.py",
+)
+MARKED = ("seed", "k_percent", "n_samples", "segment", "vectors", "test_vectors", "sweep")  # what a result depends on

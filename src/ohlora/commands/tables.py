@@ -14,7 +14,17 @@ from ohlora.filtering import Limit
 from ohlora.labels import kept_ids
 from ohlora.params import load_params
 from ohlora.stages import PARAMS
-from ohlora.stages.paths import BASE, CASES, FILTER, ORIGINAL_LATENTS, SCORES_CNN, SCORES_V1, SCORES_V2, VECTORS
+from ohlora.stages.paths import (
+    BASE,
+    CASE_ARRAYS,
+    CASES,
+    FILTER,
+    ORIGINAL_LATENTS,
+    SCORES_CNN,
+    SCORES_V1,
+    SCORES_V2,
+    VECTORS,
+)
 from ohlora.vectors import save_directions
 
 # The header of a kind of table; those of the two kinds of scores are the same, see `kind`.
@@ -114,6 +124,7 @@ def write_cases(path: Path) -> str:
     """Test results, with the verdicts recomputed by the thresholds of params.yaml."""
     table = original.read_cases(path, load_params(PARAMS).test_vectors.thresholds.model_dump())
     write_csv(CASES, table)
+    Path(CASE_ARRAYS).unlink(missing_ok=True)  # its latents are those of another test
     counts = ", ".join(f"{name} {table[name].sum()}" for name in ("passed", "passed_absolute", "passed_rechecked"))
     return f"{CASES}: {len(table)} cases, {counts}"
 

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from http.client import HTTPException
 from pathlib import Path
 from urllib.error import URLError
 from urllib.parse import urlsplit
@@ -57,7 +58,9 @@ def download(url: str) -> Path:
     Raises:
         UserError: no answer, a web page instead of a file, or fewer bytes than announced.
     """
-    path = Path(DOWNLOADS) / (Path(urlsplit(url).path).name or "weights.pth")
+    # Of its own name for each address: neither two addresses nor a known source may share a file.
+    name = re.sub(r"[^\w.-]", "_", Path(urlsplit(url).path).name).strip(".") or "weights.pth"
+    path = Path(DOWNLOADS) / f"{hashlib.sha256(url.encode()).hexdigest()[:8]}_{name.removesuffix('.dvc')}"
     by_hand = f"fetch it by hand, place it as {path} and add that file"
     try:
         with urlopen(Request(url, headers={"User-Agent": "ohlora"}), timeout=TIMEOUT) as answer, atomic(path) as file:
@@ -73,7 +76,7 @@ def download(url: str) -> Path:
                 raise UserError(
                     f"{url}: only {file.stat().st_size} of {total} bytes came; run this again, or {by_hand}"
                 )
-    except (URLError, TimeoutError, ConnectionError) as error:
+    except (URLError, HTTPException, TimeoutError, ConnectionError, ValueError) as error:
         raise UserError(f"{url}: {one_line(error)}; {by_hand}") from None
     return path
 

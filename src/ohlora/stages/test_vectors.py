@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from ohlora.characters import vectors_mark
 from ohlora.evaluation import JUDGED, Cases, Readers, run_cases
 from ohlora.files import save_npz, write_csv, write_json
 from ohlora.params import TestVectors
@@ -108,8 +109,8 @@ def run() -> None:
         names = list(directions.properties)
         results = evaluate(cases, names, params.thresholds.model_dump(), directions.deviations)
         write_csv(CASES, case_table(cases, results, directions.groups))
-        save_npz(CASE_ARRAYS, **vars(cases))
-        write_json(METRICS.format("test_vectors"), summary(cases, results, stage.seed))
+        save_npz(CASE_ARRAYS, vectors=np.array(vectors_mark(VECTORS)), **vars(cases))
+        write_json(METRICS.format("test_vectors"), summary(cases, results, stage.seed, params.calibrated))
         save_image(PLOT.format("test_vectors/passed"), passed_sheet(bench, cases, results))
         if params.n_strips:
             write_strips(bench, directions, cases, results, params)

@@ -85,7 +85,7 @@ def _guard(token: str | None) -> Any:
             raise web.HTTPForbidden(text="error: another site's page asked")
         if token is None:
             # A foreign name that resolves to this machine would make another site's page one of ours (DNS rebinding).
-            if urlsplit(f"//{request.host}").hostname not in LOCAL:
+            if not _is_local(urlsplit(f"//{request.host}").hostname or ""):
                 raise web.HTTPForbidden(text=f"error: asked for as {request.host}, allowed is {' or '.join(LOCAL)}")
             return await handler(request)
         cookie = f"ohlora_{request.url.port}"  # browsers share cookies between the ports of a machine
@@ -94,7 +94,7 @@ def _guard(token: str | None) -> Any:
                 raise web.HTTPForbidden(text="error: this token is not the one that the server printed")
             # From here on the cookie carries it, and neither the address bar nor the history shows it.
             moved = web.HTTPFound(request.path)
-            moved.set_cookie(cookie, token, httponly=True, samesite="Strict")
+            moved.set_cookie(cookie, token, httponly=True, samesite="Lax")
             raise moved
         if not _same(request.cookies.get(cookie, ""), token):
             raise web.HTTPForbidden(text="error: open the address with the token that the server printed")
