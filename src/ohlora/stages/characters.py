@@ -31,7 +31,7 @@ def latents_and_groups(
     """z, float32 (N, z_dim), and groups, int64 (N,). Raises UserError for one that this generator cannot draw."""
     for one in characters:
         if len(one.z) != z_dim or one.label.any():
-            found = f"{len(one.z)} numbers and a label of {len(one.label)}"
+            found = f"{len(one.z)} numbers" + (f" and a label of {len(one.label)}" if one.label.any() else "")
             raise UserError(f"{CHARACTERS}: {one.name} has {found}, allowed are {z_dim} and no label but zeros")
         if one.group not in directions.groups:
             raise UserError(
