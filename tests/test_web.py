@@ -21,6 +21,7 @@ from ohlora.errors import UserError
 from ohlora.files import write_images
 from ohlora.labelling import LabelTable
 from ohlora.stages.paths import BASE, V1, ImageSet
+from ohlora.web import studio
 from ohlora.web.label import PAGES, label_application
 from ohlora.web.server import BODY_LIMIT, checked_token
 
@@ -234,7 +235,7 @@ def test_only_named_files_and_images_of_the_sets_are_given() -> None:
 def test_page_asks_nothing_of_other_hosts() -> None:
     folder = ROOT / "src/ohlora/web/static"
     names = {path.name for path in folder.iterdir()}
-    assert names == set(PAGES.values())
+    assert names == {*PAGES.values(), *studio.PAGES.values()}
     for path in folder.iterdir():
         assert "http" not in path.read_text().replace("http://www.w3.org/2000/svg", ""), path
 
@@ -251,6 +252,10 @@ def test_without_a_token_only_this_machines_own_pages_are_answered() -> None:
         for origin, status in ((own, 200), ("http://evil.example", 403), ("null", 403), (f"{own}0", 403)):
             given = body(mark, (1, "gender", 1, None))
             assert (await client.post("/api/answers", json=given, headers={"Origin": origin})).status == status
+        # Pictures in another site's page have no Origin; a link in it may be followed.
+        for site, mode, status in (("cross-site", "no-cors", 403), ("cross-site", "navigate", 200)):
+            headers = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": mode}
+            assert (await client.get("/images/base/1", headers=headers)).status == status
 
     ask(work)
 

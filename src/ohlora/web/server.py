@@ -83,6 +83,11 @@ def _guard(token: str | None) -> Any:
         origin = request.headers.get("Origin")
         if origin is not None and urlsplit(origin).netloc != request.host:
             raise web.HTTPForbidden(text="error: another site's page asked")
+        # Pictures are asked for without an Origin; a link that somebody follows is no such request.
+        if request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin") and (
+            request.headers.get("Sec-Fetch-Mode") != "navigate"
+        ):
+            raise web.HTTPForbidden(text="error: another site's page asked")
         if token is None:
             # A foreign name that resolves to this machine would make another site's page one of ours (DNS rebinding).
             if not _is_local(urlsplit(f"//{request.host}").hostname or ""):
@@ -122,8 +127,13 @@ async def read_body(request: web.Request, model: type[Model]) -> Model:
     """The JSON body of a request, checked. Raises Refused, and aiohttp's error 413 for a body above the limit."""
     if request.content_type != "application/json":
         raise Refused(f"content type {request.content_type[:80]!r}: allowed is application/json")
+    return checked(model, await request.read())
+
+
+def checked(model: type[Model], content: bytes | Mapping[str, Any]) -> Model:
+    """What a browser sent, as JSON or as texts of an address. Raises Refused."""
     try:
-        return model.model_validate_json(await request.read())
+        return model.model_validate_json(content) if isinstance(content, bytes) else model.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "body"
