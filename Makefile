@@ -1,5 +1,6 @@
 # make repro   the whole pipeline, to report/report.html
 # make label   the labelling page, on http://127.0.0.1:8642 (options: make label OPTIONS='--port 9000')
+# make studio  the face studio, on http://127.0.0.1:8643
 # make test    linters, type checker and tests
 # make lock    requirements*.txt anew from pyproject.toml (needs uv)
 PYTHON ?= python3
@@ -7,7 +8,7 @@ BIN := $(CURDIR)/.venv/bin
 READY := .venv/.ready
 TEST_READY := .venv/.ready-test
 
-.PHONY: repro label test lock
+.PHONY: repro label studio test lock
 
 repro: $(READY)
 	PATH="$(BIN):$$PATH" dvc repro
@@ -16,6 +17,11 @@ repro: $(READY)
 label: $(READY)
 	@test -f data/label/annotator.csv || PATH="$(BIN):$$PATH" dvc repro label
 	$(BIN)/python -m ohlora.web label $(OPTIONS)
+
+# A person draws faces and moves their expressions: where there are no vectors yet, the pipeline finds them.
+studio: $(READY)
+	@test -f models/vectors/vectors.npz || PATH="$(BIN):$$PATH" dvc repro test_vectors
+	$(BIN)/python -m ohlora.web studio $(OPTIONS)
 
 test: $(TEST_READY)
 	$(BIN)/ruff check

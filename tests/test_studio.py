@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from linear_studio import GROUPS, MARK, PASSED, directions, linear_faces, linear_studio, write_cases
-from linear_world import SCALE
+from linear_world import SCALE, Generator
 from PIL import Image, ImageSequence
 from ruamel.yaml import YAML
 from web import program
@@ -24,11 +24,12 @@ from ohlora.characters import Character, add_character, read_characters
 from ohlora.files import save_tensors
 from ohlora.fingerprints import weights_fingerprint
 from ohlora.networks.cnn import PropertyCNN
+from ohlora.params import TestVectors
 from ohlora.properties import BY_NAME, EXPRESSIONS
 from ohlora.search import Found, save_found
 from ohlora.stages.paths import CASES, CHARACTERS, PROPERTY_CNN, VECTORS
 from ohlora.web.faces import FRAME_TIME, FRAMES
-from ohlora.web.studio import PAGES, Studio, studio_application
+from ohlora.web.studio import PAGES, Edit, Studio, studio_application
 from ohlora.weights import load_bundled
 
 TOKEN = "abcdefghijklmnop-1234"
@@ -137,12 +138,9 @@ def test_a_direction_of_each_latents_own_is_computed_once_for_a_face_and_group(d
 
     def local(latents: np.ndarray, groups: np.ndarray) -> np.ndarray:
         calls.append(groups.tolist())
-        direction = studio.sets[0].editor.bench.generator.direction("eyes")
-        return np.tile(direction, (len(latents), 1))
+        return np.tile(Generator().direction("eyes"), (len(latents), 1))
 
-    faces = linear_faces(local={"mouth": local})
-    studio = linear_studio(default_params)
-    studio.sets = [faces]
+    studio = Studio([linear_faces(local={"mouth": local})], TestVectors.model_validate(default_params["test_vectors"]))
 
     async def work(client: TestClient[Any, Any]) -> None:
         for value in (0.2, 0.4, 0.6):
@@ -169,9 +167,14 @@ def test_requests_at_once_do_not_mix(studio: Studio) -> None:
 
 
 def test_nothing_is_drawn_for_a_browser_that_is_gone(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn, free = [], threading.Event()
-    original = studio.edit
-    monkeypatch.setattr(studio, "edit", lambda given: drawn.append(given.key) or original(given))
+    drawn: list[str] = []
+    free, original = threading.Event(), studio.edit
+
+    def noted(given: Edit) -> tuple[bytes, dict[str, Any]]:
+        drawn.append(given.key)
+        return original(given)
+
+    monkeypatch.setattr(studio, "edit", noted)
 
     async def work(client: TestClient[Any, Any]) -> None:
         studio._thread.submit(free.wait)
