@@ -70,6 +70,7 @@ async function refresh() {
     } catch (failure) {
       if (!(failure instanceof Failure)) throw failure;
       notify(failure.message + (failure.status ? "" : "; asked again by itself"), true);
+      if (failure.status && sameFace(wanted, view) && !answer) $("after").width = 0; // no other person's face
       if (failure.status === 0) {
         due = true;
         await new Promise((done) => setTimeout(done, 1000));
@@ -120,8 +121,9 @@ function setGroup(group) {
 function setSet(set) {
   const { properties, groups } = state.sets[set];
   const asked = Object.fromEntries(Object.entries(view.asked).filter(([name]) => properties.includes(name)));
-  setFace({ set, asked, group: groups.includes(view.group) ? view.group : "" });
-  renderSliders();
+  Object.assign(view, { set, asked, group: groups.includes(view.group) ? view.group : "" });
+  renderControls();
+  setFace({});
   renderGallery();
 }
 
@@ -146,6 +148,8 @@ function render() {
   $("seed").value = view.kind === "seed" ? view.key : "";
   $("sets").value = String(view.set);
   $("keep").disabled = !faces().keeps;
+  const kept = view.kind === "character" ? state.characters.find(({ key }) => key === view.key) : null;
+  $("name").textContent = title(view.kind, view.key) + (kept && kept.mark !== faces().mark ? " (kept with other vectors)" : "");
   for (const button of $("gallery").querySelectorAll("button")) {
     button.setAttribute("aria-pressed", String(button.dataset.kind === view.kind && button.dataset.key === view.key));
   }
@@ -181,7 +185,7 @@ function renderReadings() {
     row.querySelector(".row").replaceChildren(row.querySelector("label"), ...values);
     row.querySelector("input").setAttribute("aria-valuetext", `${signed(view.asked[name] ?? 0)} standard deviations`);
   }
-  const isLate = JSON.stringify(answer?.wanted?.asked) !== JSON.stringify(view.asked);
+  const isLate = JSON.stringify([answer?.wanted.asked, answer?.wanted.group]) !== JSON.stringify([view.asked, view.group]);
   document.querySelector(".controls").classList.toggle("late", isLate);
   $("others").replaceChildren(
     ...[...rows.values()]
@@ -198,7 +202,8 @@ function renderReadings() {
   );
 }
 
-function renderSliders() {
+// Sliders and buttons of the set; what they show follows.
+function renderControls() {
   const { reach } = state.limits;
   $("sliders").replaceChildren(
     ...faces().properties.map((name) => {
@@ -220,6 +225,11 @@ function renderSliders() {
       return el("div", { class: "slider", "data-property": name }, el("div", { class: "row" }, label), input);
     }),
   );
+  $("groups").replaceChildren(
+    ...faces().groups.map((group) =>
+      el("button", { "data-group": group, title: groupText(group), click: () => setGroup(group) }, group),
+    ),
+  );
 }
 
 function groupText(group) {
@@ -231,21 +241,11 @@ function groupText(group) {
 function renderGroups() {
   const set = faces();
   const used = view.group || answer?.group;
-  $("groups").replaceChildren(
-    ...set.groups.map((group) =>
-      el(
-        "button",
-        {
-          "aria-pressed": String(group === used),
-          "data-group": group,
-          title: groupText(group) + (group === answer?.own ? " (this face)" : ""),
-          click: () => setGroup(group),
-        },
-        group,
-        group === answer?.own ? " ●" : "",
-      ),
-    ),
-  );
+  for (const button of $("groups").querySelectorAll("button")) {
+    const { group } = button.dataset;
+    button.setAttribute("aria-pressed", String(group === used));
+    button.textContent = group + (group === answer?.own ? " ●" : "");
+  }
   const space = `space ${set.space}${set.hold === "none" ? "" : `, held still: ${set.hold}`}`;
   $("group-text").textContent = used
     ? `${groupText(used)}${used === answer?.own ? " (● this face)" : ""}; ${space}`
@@ -400,10 +400,10 @@ function showAddress() {
   if (!named) toAddress(false);
   answer = null;
   gallery = view.kind;
-  renderSliders();
-  renderGallery();
+  renderControls();
   render();
   refresh();
+  renderGallery();
 }
 
 async function start() {
