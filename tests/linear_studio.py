@@ -48,6 +48,7 @@ def directions(vectors: np.ndarray, scores: np.ndarray, **changes: Any) -> Direc
         "methods": ["svm"] * len(EXPRESSIONS),
         "hold": "none",
         "generator": "linear",
+        "property_cnn": "",
         "deviations": deviations,
         "strengths": strengths,
     }
@@ -75,7 +76,7 @@ def write_cases(folder: Path) -> np.ndarray:
     for name in EXPRESSIONS:
         table[f"corr_{name}"] = [0.5, 0.93, np.nan, 0.95, 0.6]
     write_csv(folder / CASES, table)
-    save_npz(folder / CASE_ARRAYS, z=z)
+    save_npz(folder / CASE_ARRAYS, z=z, vectors=np.array(MARK))
     return z
 
 

@@ -202,6 +202,7 @@ def test_tested_cases_are_offered_the_passed_first(studio: Studio, folder: Path)
         state = await (await client.get("/api/state")).json()
         assert [row["key"] for row in state["cases"]] == [*map(str, PASSED), "4", "0", "2"]
         assert [row["passed"] for row in state["cases"]] == [True, True, False, False, False]
+        assert state["cases_mark"] == state["sets"][0]["mark"]
         assert state["cases"][0]["sum"] == pytest.approx(3 * 0.95)
         for case in range(5):
             image, rest = await edit(client, body(case, kind="case"))

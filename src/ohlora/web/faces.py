@@ -244,11 +244,26 @@ class Unknown(UserError):
     """A face, group or property that there is not."""
 
 
+@dataclass(frozen=True)
+class Cases:
+    """Cases of the test, those that passed and the best sums of correlations first.
+
+    Attributes:
+        table: case, group, passed, sum.
+        z: float32 (N, z_dim).
+        mark: `vectors_mark` of the vectors tested.
+    """
+
+    table: pd.DataFrame
+    z: np.ndarray
+    mark: str
+
+
 class Sources:
     """Latents by seed, of the last test's cases, and of the characters; files of the current folder."""
 
     def __init__(self) -> None:
-        self._cases: tuple[str, pd.DataFrame, np.ndarray] | None = None
+        self._cases: tuple[str, Cases] | None = None
 
     def latent(self, faces: Faces, kind: Kind, key: str) -> tuple[np.ndarray, str | None]:
         """z, float32 (z_dim,), and the group it is kept with. Raises Unknown, and UserError for a damaged file."""
@@ -257,11 +272,11 @@ class Sources:
                 raise Unknown(f"seed {key!r}: allowed are 0 to {MOST_SEED}")
             return faces.editor.sample(1, int(key))[0], None
         if kind == "case":
-            table, z = self.cases()
-            rows = np.flatnonzero(table["case"].astype(str) == key)
+            cases = self.cases()
+            rows = np.flatnonzero(cases.table["case"].astype(str) == key)
             if not len(rows):
                 raise Unknown(f"case {key!r}: {CASES} has none such")
-            found, group = z[rows[0]], str(table["group"].iloc[rows[0]])
+            found, group = cases.z[rows[0]], str(cases.table["group"].iloc[rows[0]])
         else:
             one = next((one for one in self.characters() if one.name == key), None)
             if one is None:
@@ -271,31 +286,34 @@ class Sources:
             raise Unknown(f"{kind} {key} has {len(found)} numbers: it is of another generator")
         return found, group if group in faces.editor.directions.groups else None
 
-    def cases(self) -> tuple[pd.DataFrame, np.ndarray]:
-        """The test's table, the best sum of correlations first, and z (N, z_dim); empty if it has not run."""
+    def cases(self) -> Cases:
+        """The last test's; none if it has not run."""
         if not (Path(CASES).exists() and Path(CASE_ARRAYS).exists()):
-            return pd.DataFrame({"case": [], "group": [], "passed": [], "sum": []}), np.empty((0, 0), np.float32)
+            table = pd.DataFrame({name: [] for name in ("case", "group", "passed", "sum")})
+            return Cases(table, np.empty((0, 0), np.float32), "")
         stamps = [Path(file).stat() for file in (CASES, CASE_ARRAYS)]
         mark = " ".join(f"{stamp.st_mtime_ns:x}-{stamp.st_size:x}" for stamp in stamps)
         if self._cases is None or self._cases[0] != mark:
             own = {f"corr_{name}": float for name in EXPRESSIONS}
             table = read_csv(CASES, {"case": int, "group": str, "passed": int, **own}, key="case", missing=True)
-            z = load_npz(CASE_ARRAYS, z="nz")["z"]
+            arrays = load_npz(CASE_ARRAYS, "vectors", z="nz")
+            z = arrays["z"]
             if len(z) != len(table):
                 raise UserError(f"{CASE_ARRAYS}: {len(z)} cases, {CASES} has {len(table)}; test the vectors again")
             sums = table[list(own)].fillna(-1.0).sum(axis=1)  # as in the test's ranking
             order = np.lexsort((-sums, -table["passed"]))
-            self._cases = mark, table.assign(sum=sums).iloc[order], z[order]
-        return self._cases[1], self._cases[2]
+            self._cases = mark, Cases(table.assign(sum=sums).iloc[order], z[order], str(arrays["vectors"]))
+        return self._cases[1]
 
     def characters(self) -> list[Character]:
         return read_characters(CHARACTERS) if Path(CHARACTERS).exists() else []
 
     def describe(self) -> dict[str, Any]:
         """The cases that passed and the best of the others, the characters, and what is wrong with their files."""
-        content: dict[str, Any] = {"cases": [], "characters": [], "problems": []}
+        content: dict[str, Any] = {"cases": [], "cases_mark": "", "characters": [], "problems": []}
         try:
-            table = self.cases()[0][:OFFERED]
+            cases = self.cases()
+            table, content["cases_mark"] = cases.table[:OFFERED], cases.mark
             columns = (table[name].tolist() for name in ("case", "group", "passed", "sum"))
             content["cases"] = [
                 {"key": str(case), "group": group, "passed": bool(passed), "sum": round(total, 2)}

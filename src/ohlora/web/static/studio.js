@@ -308,7 +308,8 @@ function renderGallery() {
       ),
     ),
   );
-  $("kind-text").textContent = EXPLAINED[gallery];
+  const isOfOthers = gallery === "case" && state.cases.length && state.cases_mark !== faces().mark;
+  $("kind-text").textContent = EXPLAINED[gallery] + (isOfOthers ? "; tested with other vectors" : "");
   $("more").hidden = gallery !== "seed";
   const buttons = rows.map(([key, text]) => {
     const src = `faces/${view.set}/${gallery}/${encodeURIComponent(key)}`;
