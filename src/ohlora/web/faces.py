@@ -264,6 +264,7 @@ class Sources:
 
     def __init__(self) -> None:
         self._cases: tuple[str, Cases] | None = None
+        self._characters: tuple[str, list[Character]] | None = None
 
     def latent(self, faces: Faces, kind: Kind, key: str) -> tuple[np.ndarray, str | None]:
         """z, float32 (z_dim,), and the group it is kept with. Raises Unknown, and UserError for a damaged file."""
@@ -281,6 +282,8 @@ class Sources:
             one = next((one for one in self.characters() if one.name == key), None)
             if one is None:
                 raise Unknown(f"character {key!r}: {CHARACTERS} has none such")
+            if one.label.any():
+                raise Unknown(f"character {key}: it has a label, allowed is none but zeros")
             found, group = one.z, one.group
         if len(found) != faces.editor.bench.generator.mapping.z_dim:
             raise Unknown(f"{kind} {key} has {len(found)} numbers: it is of another generator")
@@ -291,8 +294,7 @@ class Sources:
         if not (Path(CASES).exists() and Path(CASE_ARRAYS).exists()):
             table = pd.DataFrame({name: [] for name in ("case", "group", "passed", "sum")})
             return Cases(table, np.empty((0, 0), np.float32), "")
-        stamps = [Path(file).stat() for file in (CASES, CASE_ARRAYS)]
-        mark = " ".join(f"{stamp.st_mtime_ns:x}-{stamp.st_size:x}" for stamp in stamps)
+        mark = _stamp(CASES, CASE_ARRAYS)
         if self._cases is None or self._cases[0] != mark:
             own = {f"corr_{name}": float for name in EXPRESSIONS}
             table = read_csv(CASES, {"case": int, "group": str, "passed": int, **own}, key="case", missing=True)
@@ -306,7 +308,13 @@ class Sources:
         return self._cases[1]
 
     def characters(self) -> list[Character]:
-        return read_characters(CHARACTERS) if Path(CHARACTERS).exists() else []
+        """All characters of the table."""
+        if not Path(CHARACTERS).exists():
+            return []
+        mark = _stamp(CHARACTERS)
+        if self._characters is None or self._characters[0] != mark:
+            self._characters = mark, read_characters(CHARACTERS)
+        return self._characters[1]
 
     def describe(self) -> dict[str, Any]:
         """The cases that passed and the best of the others, the characters, and what is wrong with their files."""
@@ -334,3 +342,9 @@ class Sources:
         if name in {one.name for one in self.characters()}:
             raise Unknown(f"{CHARACTERS}: {name} is there already; choose another name")
         add_character(CHARACTERS, Character(name, group, faces.mark, z, np.empty(0, np.float32)))
+
+
+def _stamp(*files: str) -> str:
+    """What changes when one of the files does."""
+    found = [Path(file).stat() for file in files]
+    return " ".join(f"{one.st_mtime_ns:x}-{one.st_size:x}" for one in found)

@@ -13,7 +13,11 @@ let answer = null; // the last one that fits the face shown
 
 const faces = () => state.sets[view.set];
 const sameFace = (one, other) => ["set", "kind", "key"].every((name) => one[name] === other[name]);
-const signed = (value) => (value === null ? "–" : `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(1)}`);
+function signed(value) {
+  if (value === null) return "–";
+  const text = Math.abs(value).toFixed(1);
+  return text === "0.0" ? text : `${value < 0 ? "−" : "+"}${text}`;
+}
 const names = (property) => property.replaceAll("_", " ");
 
 // ---------------------------------------------------------------- the address
@@ -53,6 +57,7 @@ function randomSeed() {
 
 let busy = false;
 let due = false;
+let failing = false;
 
 // Asks for the face as it is wanted now; while an answer is on its way, only the newest wish waits.
 async function refresh() {
@@ -66,9 +71,14 @@ async function refresh() {
     try {
       const found = await api("api/edit", wanted);
       if (sameFace(wanted, view)) await showAnswer(found, wanted);
-      if ($("notice").classList.contains("bad")) notify("");
+      if (failing) {
+        failing = false;
+        notify("");
+        if (!$("before").naturalWidth) render();
+      }
     } catch (failure) {
       if (!(failure instanceof Failure)) throw failure;
+      failing = true;
       notify(failure.message + (failure.status ? "" : "; asked again by itself"), true);
       if (failure.status && sameFace(wanted, view) && !answer) $("after").width = 0; // no other person's face
       if (failure.status === 0) {
