@@ -234,7 +234,7 @@ def test_pictures_are_shown_and_downloaded(browser: Any, studio: Studio, tmp_pat
             page.locator(button).click()
             page.locator("#picture-image").wait_for()
             path = download("#picture-save")
-            assert path.name == f"seed_7_{name}"
+            assert path.name == name
             with Image.open(path) as image:
                 width = page.evaluate("document.getElementById('picture-image').naturalWidth")
                 assert image.width == width
