@@ -131,7 +131,8 @@ class Studio:
                 raise Refused(f"property {of[:40]!r}: allowed are {', '.join(faces.editor.properties)}")
             return faces.gif(z, group, edit.asked, of, self.test.strip_reach), "gif"
         if kind == "strip":
-            title = f"{edit.kind} {edit.key}, group {group}"
+            others = ", ".join(f"{name} {value:+.1f}" for name, value in edit.asked.items() if value)
+            title = f"{edit.kind} {edit.key}, group {group}" + (f"; the others at {others}" if others else "")
             return encode_image(faces.strip(z, group, edit.asked, self.test.strip_reach, title)), "png"
         if kind == "grid":
             return encode_image(faces.grid(z, group, self.test.weights.model_dump())), "png"
