@@ -1,0 +1,101 @@
+"""What `dvc plots` shows: curves with titles and axes, of files that a stage makes; its page needs no network."""
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+from dvc_render.vega import VegaRenderer
+from pipeline import STAGES, names
+from ruamel.yaml import YAML
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+PAGE = ROOT / ".dvc" / "offline.html"
+MADE = {name for stage in STAGES.values() for name in names(stage.get("outs", []))}
+# Curves, whose entries are {title: options}; the others are pictures, by their path.
+ENTRIES = [
+    (file, entry) for file in ("dvc.yaml", "finetune/dvc.yaml") for entry in YAML(typ="safe").load(ROOT / file)["plots"]
+]
+CURVES = [(file, *next(iter(entry.items()))) for file, entry in ENTRIES if isinstance(entry, dict)]
+PICTURES = [(file, entry) for file, entry in ENTRIES if isinstance(entry, str)]
+
+
+def in_root(file: str, path: str) -> Path:
+    """A path of a pipeline file as the root sees it."""
+    return (ROOT / file).parent.joinpath(path).resolve().relative_to(ROOT)
+
+
+@pytest.mark.parametrize(("file", "title", "options"), CURVES, ids=[title for _, title, _ in CURVES])
+def test_curve_has_titles_and_is_of_what_a_stage_makes(file: str, title: str, options: dict[str, Any]) -> None:
+    assert {"title", "x", "x_label", "y_label"} <= set(options)
+    for path in map(Path, (in_root(file, name) for name in options["y"])):
+        assert any(parent.as_posix() in MADE for parent in (path, *path.parents)), path
+
+
+@pytest.mark.parametrize(("file", "path"), PICTURES)
+def test_picture_is_made_by_a_stage(file: str, path: str) -> None:
+    assert in_root(file, path).as_posix() in MADE
+
+
+def test_scripts_of_the_page_are_in_the_versions_that_dvc_asks_for() -> None:
+    asked = re.findall(r"npm/(vega[\w-]*@[\d.]+)", VegaRenderer.SCRIPTS)
+    assert len(asked) == 3
+    assert re.findall(r"npm pack (vega[\w-]*@[\d.]+)", PAGE.read_text()) == asked
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Path:
+    """A repository with the project's settings and curves, whose files have three rows and differ from the commit's."""
+    shutil.copytree(ROOT / ".dvc", tmp_path / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache", "config.local"))
+    entries = []
+    for file, title, options in CURVES:
+        curves = {in_root(file, name).as_posix(): column for name, column in options["y"].items()}
+        entries.append({title: options | {"y": curves}})
+    YAML(typ="safe").dump({"plots": entries}, tmp_path / "dvc.yaml")
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "--quiet"], cwd=tmp_path, check=True)
+    for factor in (1.0, 2.0):
+        for entry in entries:
+            [options] = entry.values()
+            for name, column in options["y"].items():
+                path = tmp_path / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                lines = [(options["x"], column), *((step, factor * step) for step in range(3))]
+                sep = "," if path.suffix == ".csv" else "\t"
+                path.write_text("".join(f"{x}{sep}{y}\n" for x, y in lines))
+        if factor == 1.0:
+            subprocess.run([*git, "add", "--all"], cwd=tmp_path, check=True)
+            subprocess.run([*git, "commit", "--quiet", "--message", "first"], cwd=tmp_path, check=True)
+    return tmp_path
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is installed (Debian: apt install chromium)")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, timeout=90_000)
+        yield browser
+        browser.close()
+
+
+def test_page_of_a_difference_draws_every_curve_without_a_network(experiment: Path, browser: Any) -> None:
+    subprocess.run([sys.executable, "-m", "dvc", "plots", "diff", "--quiet", "HEAD"], cwd=experiment, check=True)
+    context = browser.new_context(offline=True)
+    context.set_default_timeout(90_000)
+    tab = context.new_page()
+    asked, faults = [], []
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.on("pageerror", lambda error: faults.append(str(error)))
+    address = (experiment / "dvc_plots" / "index.html").as_uri()
+    tab.goto(address)
+    tab.locator(".vega-embed canvas").nth(len(CURVES) - 1).wait_for()
+    assert tab.locator(".vega-embed canvas").count() == len(CURVES)
+    assert (asked, faults) == ([address], [])
+    assert all(options["title"] in tab.content() for _, _, options in CURVES)
