@@ -1,14 +1,16 @@
 # make repro   the whole pipeline, to report/report.html
 # make label   the labelling page, on http://127.0.0.1:8642 (options: make label OPTIONS='--port 9000')
 # make studio  the face studio, on http://127.0.0.1:8643
+# make diff    what the working tree changes against main, as Markdown (another revision: make diff BASE=HEAD~1)
 # make test    linters, type checker and tests
 # make lock    requirements*.txt anew from pyproject.toml (needs uv)
 PYTHON ?= python3
 BIN := $(CURDIR)/.venv/bin
 READY := .venv/.ready
 TEST_READY := .venv/.ready-test
+BASE ?= main
 
-.PHONY: repro label studio test lock
+.PHONY: repro label studio diff test lock
 
 repro: $(READY)
 	PATH="$(BIN):$$PATH" dvc repro
@@ -22,6 +24,9 @@ label: $(READY)
 studio: $(READY)
 	@test -f models/vectors/vectors.npz || PATH="$(BIN):$$PATH" dvc repro test_vectors
 	$(BIN)/python -m ohlora.web studio $(OPTIONS)
+
+diff: $(READY)
+	@$(BIN)/python -m ohlora diff $(BASE)
 
 test: $(TEST_READY)
 	$(BIN)/ruff check

@@ -1,6 +1,7 @@
 """README.md and README.ko.md say the same: structure, commands, pictures and every number."""
 
 import re
+from calendar import month_name
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -11,8 +12,6 @@ from conftest import ROOT
 
 ENGLISH, KOREAN = ROOT / "README.md", ROOT / "README.ko.md"
 NUMBER = re.compile(r"-?\d+(?:[.,]\d+)*")
-# Months by name are a number in Korean.
-MONTHS = "January February March April May June July August September October November December".split()
 
 
 @dataclass
@@ -50,7 +49,7 @@ def parts(path: Path) -> list[Part]:
 def numbers(lines: list[str]) -> Counter[str]:
     """How often each number stands there; words of another language may put them in another order."""
     text = "\n".join(lines)
-    for number, month in enumerate(MONTHS, 1):
+    for number, month in enumerate(month_name[1:], 1):  # months are numbers in Korean
         text = re.sub(rf"\b{month}\b(?= \d)", str(number), text)
     return Counter(NUMBER.findall(text))
 

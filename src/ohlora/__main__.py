@@ -1,7 +1,7 @@
 """Runs a stage in the working folder: `python -m ohlora synthesize`, `python -m ohlora finetune v1`.
 
 Beside the pipeline: `weights` and `tables` bring in what others published, `sweep` compares settings of the
-search, `pick` keeps a tested face as a character.
+search, `pick` keeps a tested face as a character, `stale` and `diff` tell a pull request's reviewers what changed.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from inspect import signature
 
 from ohlora.errors import main
 
-COMMANDS = ("weights", "tables", "sweep", "pick")
+COMMANDS = ("weights", "tables", "sweep", "pick", "stale", "diff")
 
 if __name__ == "__main__":
     # The import takes seconds; an interrupt in its midst would end in any error, and there is nothing to tidy yet.
