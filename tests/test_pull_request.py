@@ -16,7 +16,8 @@ from ruamel.yaml import YAML
 
 from ohlora.__main__ import COMMANDS
 from ohlora.commands.diff import HEADLINE, MAX_LENGTH, page
-from ohlora.commands.stale import stale
+from ohlora.commands.stale import run as run_stale
+from ohlora.commands.stale import stale_stages
 from ohlora.errors import UserError
 
 WORKFLOW = ROOT / ".github" / "workflows" / "pull-request.yml"
@@ -37,11 +38,11 @@ ROOT_STAGES: dict[str, Any] = {
         "outs": ["data.txt"],
         "metrics": [{"metrics/summary.json": {"cache": False}}, {"metrics/stage.json": {"cache": False}}],
     },
-    "copy": {"cmd": "cp data.txt copy.txt", "deps": ["data.txt"], "outs": ["copy.txt"]},
+    "copy": {"cmd": "cp data.txt copy.txt", "deps": ["data.txt", "bread.out"], "outs": ["copy.txt"]},
 }
 RECIPE_STAGES: dict[str, Any] = {
-    "trained": {"cmd": "cp recipe.txt trained.txt", "wdir": "..", "deps": ["recipe.txt"], "outs": ["trained.txt"]},
-    "never": {"cmd": "false", "wdir": "..", "deps": ["script.py"], "outs": ["never.txt"]},
+    name: {"cmd": f"cp {name}.txt {name}.out", "wdir": "..", "deps": [f"{name}.txt"], "outs": [f"{name}.out"]}
+    for name in ("bread", "cake", "never")
 }
 
 
@@ -72,13 +73,14 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "finetune").mkdir()
     (folder / "docs").mkdir()
     for path, stages in (("dvc.yaml", ROOT_STAGES), ("finetune/dvc.yaml", RECIPE_STAGES)):
-        YAML(typ="safe").dump({"stages": stages}, folder / path)
+        (folder / path).write_text(json.dumps({"stages": stages}))  # JSON is YAML
     (folder / "script.py").write_text(SCRIPT)
-    (folder / "recipe.txt").write_text("flour")
+    for name in ("bread", "cake"):
+        (folder / f"{name}.txt").write_text(name)
     (folder / "params.yaml").write_text("k: 3\n")
     for name in ("edited.jpg", "kept.jpg", "old.png"):
         (folder / "docs" / name).write_bytes(b"before")
-    dvc(folder, "repro", "--quiet", "dvc.yaml", "finetune/dvc.yaml:trained")
+    dvc(folder, "repro", "--quiet", "dvc.yaml", "finetune/dvc.yaml:cake")
     commit(folder, "first")
     call(folder, "git", "checkout", "--quiet", "-b", "four")
     (folder / "params.yaml").write_text("k: 4\n")
@@ -105,27 +107,46 @@ def clone(origin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 def test_nothing_is_stale_where_neither_data_nor_cache_is(clone: Path) -> None:
     assert not (clone / "data.txt").exists()
-    assert stale() == []
+    assert stale_stages() == ([], [])
 
 
 @pytest.mark.parametrize(
-    ("path", "content", "stages"),
+    ("path", "content", "needed"),
     [
-        ("params.yaml", "k: 5\n", ["double", "copy"]),
-        ("script.py", SCRIPT + "#\n", ["double", "copy"]),
-        ("recipe.txt", "sugar", ["finetune/dvc.yaml:trained"]),
+        ("params.yaml", "k: 5\n", ["double"]),
+        ("script.py", SCRIPT + "#\n", ["double"]),
         ("other.txt", "nobody asks", []),
+        ("dvc.yaml", json.dumps({"stages": ROOT_STAGES}).replace("cp data.txt", "cp -p data.txt"), ["copy"]),
+        ("bread.txt", "of other flour", ["finetune/dvc.yaml:bread"]),
     ],
 )
-def test_stages_whose_inputs_changed_are_stale(clone: Path, path: str, content: str, stages: list[str]) -> None:
+def test_stages_whose_inputs_changed_are_stale(
+    clone: Path, path: str, content: str, needed: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     (clone / path).write_text(content)
-    assert stale() == stages
+    assert stale_stages() == (needed, [])
+    with pytest.raises(SystemExit) as exit_:
+        run_stale([])
+    assert exit_.value.code == bool(needed)
+    assert all(stage in capsys.readouterr().out for stage in needed)
+
+
+def test_recipe_that_the_pipeline_does_not_need_is_named_and_does_no_harm(
+    clone: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (clone / "cake.txt").write_text("sugar")
+    assert stale_stages() == ([], ["finetune/dvc.yaml:cake"])
+    assert "not needed by the pipeline: `finetune/dvc.yaml:cake`" in page("HEAD^1")
+    with pytest.raises(SystemExit) as exit_:
+        run_stale([])
+    assert exit_.value.code == 0
+    assert "finetune/dvc.yaml:cake" in capsys.readouterr().out
 
 
 def test_stage_of_the_pipeline_that_was_never_run_is_stale_and_a_recipe_is_not(clone: Path) -> None:
     further = {"further": {"cmd": "cp copy.txt further.txt", "deps": ["copy.txt"], "outs": ["further.txt"]}}
-    YAML(typ="safe").dump({"stages": ROOT_STAGES | further}, clone / "dvc.yaml")
-    assert stale() == ["further"]
+    (clone / "dvc.yaml").write_text(json.dumps({"stages": ROOT_STAGES | further}))
+    assert stale_stages() == (["further"], [])
 
 
 def cells(text: str) -> list[list[str]]:
@@ -144,7 +165,7 @@ def test_page_says_what_the_branch_changes(clone: Path) -> None:
 
 def test_page_warns_of_numbers_that_are_older_than_the_code(clone: Path) -> None:
     (clone / "script.py").write_text(SCRIPT + "#\n")
-    assert re.search(r"\*\*`dvc.lock` is not up to date\*\*.*`double`, `copy`", page("HEAD^1"))
+    assert re.search(r"\*\*`dvc.lock` is not up to date\*\*.*`double`", page("HEAD^1"))
 
 
 def test_pictures_are_shown_from_the_commits_that_made_them(clone: Path) -> None:

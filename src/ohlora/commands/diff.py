@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ohlora.commands.stale import dvc, stale
+from ohlora.commands.stale import dvc, stale_stages
 from ohlora.errors import UserError
 
 HEADLINE = "metrics/summary.json"
@@ -41,7 +41,7 @@ def page(base: str, url: str | None = None) -> str:
     params, metrics = rows(changes.get("params", {})), rows(changes.get("metrics", {}))
     parts = [
         f"### Results, compared with {name}",
-        lock_line(stale()),
+        *lock_lines(*stale_stages()),
         "#### Parameters",
         "\n".join(table(params)) or "No parameter changed.",
         "#### Headline metrics",
@@ -59,12 +59,18 @@ def rows(changes: Mapping[str, Mapping[str, Change]]) -> list[Row]:
     return sorted((file, name, change) for file, names in changes.items() for name, change in names.items())
 
 
-def lock_line(stages: Sequence[str]) -> str:
+def lock_lines(needed: Sequence[str], others: Sequence[str]) -> Iterator[str]:
     """Whether the numbers can be believed to be of this code."""
-    if not stages:
-        return "`dvc.lock` is up to date: the numbers are of this code and these parameters."
-    names = ", ".join(f"`{stage}`" for stage in stages)
-    return f"**`dvc.lock` is not up to date**: the numbers are older than what is here. To be run: {names}."
+    if needed:
+        yield f"**`dvc.lock` is not up to date**, the numbers are older than what is here. To be run: {named(needed)}."
+    else:
+        yield "`dvc.lock` is up to date: the numbers are of this code and these parameters."
+    if others:
+        yield f"Of older code or parameters, but not needed by the pipeline: {named(others)}."
+
+
+def named(stages: Sequence[str]) -> str:
+    return ", ".join(f"`{stage}`" for stage in stages)
 
 
 def table(rows: Sequence[Row]) -> list[str]:
