@@ -443,8 +443,8 @@ async function setWho(event) {
     $("who-error").hidden = false;
     return;
   }
+  await load(settings.set, name); // before the dialog closes: until then no key is an answer
   $("who").close();
-  await load(settings.set, name);
 }
 
 // Answers given elsewhere come in when the window is looked at again.
