@@ -300,10 +300,10 @@ def test_address_is_fetched_and_noted(server: str) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("page.pt", "a web page, not a file of weights; fetch it by hand, place it as models/downloads/page.pt"),
+        ("page.pt", "_page.pt and add that file"),
         ("cut.pt", "only 1000 of "),
-        ("masked.pt", "models/downloads/masked.pt: a web page"),
-        ("none.pt", "fetch it by hand, place it as models/downloads/none.pt"),
+        ("masked.pt", "_masked.pt: a web page"),
+        ("none.pt", "_none.pt and add that file"),
     ],
 )
 def test_failed_download_says_where_to_place_the_file(server: str, name: str, message: str) -> None:
