@@ -2,6 +2,7 @@
 # make label   the labelling page, on http://127.0.0.1:8642 (options: make label OPTIONS='--port 9000')
 # make studio  the face studio, on http://127.0.0.1:8643
 # make diff    what the working tree changes against main, as Markdown (another revision: make diff BASE=HEAD~1)
+# make compare the report of main and that of what is here on one page (another revision: make compare BASE=HEAD~1)
 # make test    linters, type checker and tests
 # make lock    requirements*.txt anew from pyproject.toml (needs uv)
 PYTHON ?= python3
@@ -10,7 +11,7 @@ READY := .venv/.ready
 TEST_READY := .venv/.ready-test
 BASE ?= main
 
-.PHONY: repro label studio diff test lock
+.PHONY: repro label studio diff compare test lock
 
 repro: $(READY)
 	PATH="$(BIN):$$PATH" dvc repro
@@ -27,6 +28,9 @@ studio: $(READY)
 
 diff: $(READY)
 	@$(BIN)/python -m ohlora diff $(BASE)
+
+compare: $(READY)
+	@$(BIN)/python -m ohlora compare $(BASE)
 
 test: $(TEST_READY)
 	$(BIN)/ruff check

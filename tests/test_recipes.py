@@ -4,15 +4,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import WriteParams
+from PIL import Image
 
+from ohlora.commands import recipes
 from ohlora.errors import UserError
-from ohlora.files import read_json, save_npz, write_json
+from ohlora.files import save_npz, write_json
 from ohlora.finetune.measures import GenerationTest
 from ohlora.finetune.recipes import RECIPES
 from ohlora.plots import save_image
-from ohlora.stages import measure, recipes, render
-from ohlora.stages.paths import METRICS, PLOT, RECIPES_TABLE
+from ohlora.stages import measure, render
+from ohlora.stages.paths import COMPARED, COMPARISONS, METRICS, PLOT
 
 GOOD = np.array([[0.9, 0.9, 0.9]])
 
@@ -32,13 +33,9 @@ def test_judge_calls_old_from_fifty_years_on() -> None:
     assert all(value.tolist() == [False, True] for value in measure.judged(readings).values())
 
 
-def test_table_has_a_line_for_every_recipe(
-    tmp_path: Path, write_params: WriteParams, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_params({})
-    monkeypatch.chdir(tmp_path)
+def write_results(names: tuple[str, ...]) -> None:
     part = {"rate": 0.716, "low": 0.69, "high": 0.74}
-    for number, name in enumerate(("base", *RECIPES)):
+    for number, name in enumerate(names):
         rates = {key: {"cnn": part, "judge": part} for key in ("gender", "quality", "age", "glass")}
         write_json(METRICS.format(f"measure_{name}"), rates)
         last = {f"{kind}_{key}": 0.5 for kind in ("corr", "mae") for key in ("eyes", "mouth", "pose")}
@@ -46,18 +43,35 @@ def test_table_has_a_line_for_every_recipe(
         training = {"last": numbers, "passing": {"most_z": 4.0}, "epochs": 3, "minutes": 2.55}
         write_json(METRICS.format(f"finetune_{name}"), training)
         save_image(PLOT.format(f"measure_{name}"), np.full((4, 8, 3), number, np.uint8))
-    recipes.run()
-    lines = Path(RECIPES_TABLE).read_text().splitlines()
+
+
+def test_table_has_a_line_for_every_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(recipes, "stale_stages", lambda: ([], []))
+    Path(COMPARISONS).mkdir(parents=True)
+    write_results(("base", *RECIPES))
+    recipes.run([])
+    lines = Path(COMPARED.format("recipes.md")).read_text().splitlines()
     assert [line.split(" | ")[0] for line in lines[4:12]] == ["| base", *(f"| {name}" for name in RECIPES)]
     assert lines[4].count("71.6 (69–74) / 71.6 (69–74)") == 4
     assert "| 0.50, 0.50, 0.50 | 0.50, 0.50, 0.50 | 4 | 3 | 2.5 |" in next(line for line in lines if "| v3 " in line)
-    numbers = read_json(METRICS.format("recipes"))
-    assert (
-        numbers["v3"]["corr_pose"] == 0.5 and numbers["v9"]["age_judge"] == 0.716 and "corr_pose" not in numbers["v9"]
-    )
+    assert np.asarray(Image.open(COMPARED.format("recipes.jpg"))).shape == (32, 8, 3)
     Path(PLOT.format("measure_v9")).write_bytes(b"cut")
     with pytest.raises(UserError, match=r"measure_v9\.png: truncated, damaged or not a picture"):
-        recipes.run()
+        recipes.run([])
+
+
+def test_recipes_that_were_measured_are_shown_and_older_ones_marked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"metrics/measure_\*\.json: none is here; make them with dvc repro"):
+        recipes.table_of([])
+    write_results(("base", "v1", "v3"))
+    stale = ["finetune/dvc.yaml:measure@base", "finetune/dvc.yaml:finetune_v3", "finetune/dvc.yaml:finetune_v9"]
+    table = recipes.table_of(stale)
+    assert [row[0] for row in table.rows] == ["base *", "v1", "v3 *"]
+    assert "* Made by other code or with other parameters" in table.note
 
 
 def make_tests(folder: Path, **epochs: tuple[np.ndarray, bool]) -> dict[int, Path]:

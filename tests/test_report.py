@@ -21,16 +21,19 @@ from ruamel.yaml import YAML
 from ohlora.directions import MIN_EXTREMES, Lda, Ridge, unit
 from ohlora.errors import UserError
 from ohlora.files import load_npz, save_npz
+from ohlora.page import Picture, data_uri
 from ohlora.properties import ALL_PROPERTY_NAMES, BY_NAME, EXPRESSIONS, GROUPING_16
 from ohlora.report import (
-    Picture,
+    CONFUSION,
     Table,
     accuracy_table,
     agreement_table,
     cnn_table,
-    data_uri,
+    compared,
+    confusion_table,
     finite,
     flatten,
+    from_markdown,
     summarise,
     text_of,
     to_markdown,
@@ -56,6 +59,7 @@ CHANGES = {
 def metrics_before() -> dict[str, Any]:
     """Metrics of the stages before sampling, as these write them."""
     fold = {"loss": 0.1, "accuracy": 0.95, "recall": 0.9, "precision": 0.97, "f1": 0.93, "auroc": 0.98}
+    fold |= dict(zip(CONFUSION, (70.0, 5.0, 3.0, 42.0), strict=True))
     comparison = {"valid_correlation": 0.95, "valid_mae": 0.2, "all_correlation": 0.97, "all_mae": 0.15}
     judged = {"eyes_lid_aperture": 0.8, "mouth_lip_aperture": 0.9, "pose_yaw": 0.3, "pose_roll": 0.95}
     scores = {"missing": dict.fromkeys(ALL_PROPERTY_NAMES, 0), "judge": judged}
@@ -94,6 +98,15 @@ def bare(tmp_path_factory: pytest.TempPathFactory, default_params: dict[str, Any
     picture = stream(0, "picture").integers(0, 256, (32, 48, 3)).astype(np.uint8)
     for name in ("synthesize", "filter_gender", "filter_quality", "segment", "scores_v1", "scores_v2", "property_cnn"):
         Image.fromarray(picture).save(folder / "plots" / f"{name}.png")
+    for name in (
+        "train_filter/gender/{}/fold_0/loss",
+        "train_filter/quality/{}/fold_0/loss",
+        "train_property_cnn/{}/eyes",
+    ):  # dvclive
+        curve = folder / "plots" / f"{name.format('plots/metrics')}.tsv"
+        curve.parent.mkdir(parents=True)
+        curve.write_text(f"step\t{curve.stem}\n0\t0.7\n1\t0.5\n")
+    (folder / "report" / "comparisons").mkdir(parents=True)
     return folder
 
 
@@ -172,6 +185,37 @@ def test_the_page_needs_no_other_file(done: Path) -> None:
     text = re.sub(r"base64,[^\"]*", "", page)
     assert "http" not in text
     assert "nan" not in text
+
+
+def test_the_page_shows_how_many_pass_each_stage_and_where_it_comes_from(done: Path) -> None:
+    page = (done / "report/report.html").read_text()
+    flow = re.findall(r"<li><div><b>([\d,]+)</b><span>(.*?)</span>", page)
+    assert ("2,000", "images of the base generator") in flow
+    assert ("24", "vectors") in flow
+    assert re.search(r"<footer>Made by the stage report; parameters [0-9a-f]+\.</footer>", page)  # no git here
+
+
+def test_comparisons_that_were_made_are_on_the_page(workspace: Path) -> None:
+    run_all()
+    assert "Sweep of k_percent" not in Path("report/report.html").read_text()
+    table = Table("Sweep of k_percent", ("setting", "sum"), [("k_percent 0.1", 2.5), ("<b>", 1)], "Mean <i>of</i> all.")
+    Path("report/comparisons/k_percent.md").write_text(to_markdown(table))
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save("report/comparisons/k_percent.png")
+    report.run()
+    page = Path("report/report.html").read_text()
+    assert page.count("Sweep of k_percent") == 5  # the list, heading, table, the picture's caption and its name
+    assert "k_percent 0.1" in page and "&lt;b&gt;" in page and "Mean &lt;i&gt;of" in page
+    Path("report/comparisons/k_percent.md").write_text("no table")
+    with pytest.raises(UserError, match=r"k_percent\.md: truncated, damaged or not a table of recipes or of a sweep"):
+        report.run()
+
+
+def test_damaged_curve_is_named(workspace: Path) -> None:
+    run_all()
+    path = Path("plots/train_property_cnn/plots/metrics/eyes.tsv")
+    path.write_text("other\n1\n")
+    with pytest.raises(UserError, match=r"eyes\.tsv: truncated, damaged or not a curve of dvclive"):
+        report.run()
 
 
 def test_the_same_parameters_give_the_same_bytes_and_fewer_groups(
@@ -357,6 +401,23 @@ def test_the_table_of_the_network_has_all_eight_properties() -> None:
     assert [row[0] for row in cnn_table(metrics_before()).rows] == list(ALL_PROPERTY_NAMES)
 
 
+def test_confusion_counts_every_labelled_image_once() -> None:
+    fold = metrics_before()["train_filter"]["gender"]["fold_0"]
+    folds = {"gender": {"fold_0": fold, "fold_1": fold | {"true_positive": 30.0}, "mean": fold}}
+    assert confusion_table({"train_filter": folds}).rows == [("gender", 100, 10, 6, 84)]
+
+
+def test_two_states_of_a_table_in_one() -> None:
+    before = Table("T", ("stage", "share", "number"), [("kept", 0.5, 10), ("gone", 0.1, 1), ("same", 0.25, "–")])
+    here = Table("T", ("stage", "number", "share"), [("kept", 1234, 0.75), ("same", "–", 0.25), ("new", 3, 0.5)])
+    assert compared(before, here).rows == [
+        ("kept", "10 → 1,234 (+1,224)", "0.5000 → 0.7500 (+0.2500)"),
+        ("same", "–", "0.2500"),
+        ("new", "– → 3", "– → 0.5000"),
+        ("gone", "1 → –", "0.1000 → –"),
+    ]
+
+
 def test_agreement_of_labellers_is_shown_where_there_is_one() -> None:
     assert agreement_table(metrics_before()).rows == []
     pair = {"images": 30, "agreed": 0.9, "kappa": 0.75}
@@ -382,6 +443,11 @@ def test_tables_are_github_markdown() -> None:
     lines = to_markdown(table).splitlines()
     assert lines[2:6] == ["| stage | number |", "| --- | ---: |", "| kept | 1,234 |", "| rate | 0.5000 |"]
     assert lines[-1] == "A note."
+
+
+def test_markdown_is_read_back() -> None:
+    table = Table("Counts", ["stage", "number"], [["kept", "1,234"], ["", "0.5"]], "A note.\n\nAnother.")
+    assert from_markdown(to_markdown(table)) == table
 
 
 def test_flatten_names_nested_parameters() -> None:

@@ -24,7 +24,7 @@ def ready(workspace: Path, default_params: dict[str, Any], monkeypatch: pytest.M
     changes = {"sweep.n_cases": 4, "vectors.groups": ["hair_length"], "n_samples": 800}
     write_params(workspace, default_params, changes)
     sample.run()
-    return workspace / "report" / "sweeps"
+    return workspace / "report" / "comparisons"
 
 
 def test_every_setting_is_a_row_and_none_is_done_twice(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,8 @@
 """Runs a stage in the working folder: `python -m ohlora synthesize`, `python -m ohlora finetune v1`.
 
 Beside the pipeline: `weights` and `tables` bring in what others published, `sweep` compares settings of the
-search, `pick` keeps a tested face as a character, `stale` and `diff` tell a pull request's reviewers what changed.
+search and `recipes` the fine-tuned generators, `pick` keeps a tested face as a character, `compare` shows two revisions
+side by side, `stale` and `diff` tell a pull request's reviewers what changed.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from inspect import signature
 
 from ohlora.errors import main
 
-COMMANDS = ("weights", "tables", "sweep", "pick", "stale", "diff")
+COMMANDS = ("weights", "tables", "sweep", "recipes", "pick", "compare", "stale", "diff")
 
 if __name__ == "__main__":
     # The import takes seconds; an interrupt in its midst would end in any error, and there is nothing to tidy yet.

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score, roc_auc_score
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_score, recall_score, roc_auc_score
 from sklearn.model_selection import KFold, StratifiedKFold
 from torch import Tensor, nn
 
@@ -31,6 +31,7 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "glass": GlassCNN,
 }
 EVALUATION_BATCH = 64
+COUNTS = ("true_negative", "false_positive", "false_negative", "true_positive")  # in scikit-learn's order
 
 OnEpoch = Callable[[int, dict[str, float]], None]
 
@@ -70,7 +71,7 @@ def make_folds(labels: np.ndarray, count: int, stratified: bool, seed: int, attr
 
 
 def classification_metrics(probability: np.ndarray, label: np.ndarray) -> dict[str, float]:
-    """Loss (cross-entropy, nats), accuracy, recall, precision, F1 and, if both classes are there, AUROC.
+    """Loss (cross-entropy, nats), accuracy, recall, precision, F1, counts and, if both classes are there, AUROC.
 
     Args:
         probability: (N,) in [0, 1], of class 1; NaN of a training gone wrong makes the loss NaN.
@@ -78,6 +79,7 @@ def classification_metrics(probability: np.ndarray, label: np.ndarray) -> dict[s
     """
     sure = np.clip(probability.astype(np.float64), 1e-7, 1 - 1e-7)
     predicted = probability >= 0.5
+    counts = confusion_matrix(label, predicted, labels=[0, 1]).ravel()
     metrics = {
         "loss": float(-np.mean(np.where(label == 1, np.log(sure), np.log1p(-sure)))),
         "accuracy": float(accuracy_score(label, predicted)),
@@ -85,6 +87,7 @@ def classification_metrics(probability: np.ndarray, label: np.ndarray) -> dict[s
         "precision": float(precision_score(label, predicted, zero_division=0)),
         "f1": float(f1_score(label, predicted, zero_division=0)),
     }
+    metrics |= {name: float(count) for name, count in zip(COUNTS, counts, strict=True)}
     if len(np.unique(label)) == 2 and np.isfinite(probability).all():
         metrics["auroc"] = float(roc_auc_score(label, probability))
     return metrics

@@ -1,18 +1,10 @@
-"""The results of all stages in one place: headline numbers, tables, and a page that needs no other file."""
+"""The results of all stages in one place: headline numbers and tables."""
 
-import base64
-import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib.resources import files
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-from PIL import Image
-
-from ohlora.files import PathLike, damage
 from ohlora.properties import ALL_PROPERTY_NAMES, EXPRESSIONS
 
 # Published results of StyleGAN-VectorFind-v7: n, k, mean correlations of eyes, mouth, pose, passed cases.
@@ -21,7 +13,8 @@ PUBLISHED = (
     ("VectorFind-v7, 4,000 samples", 0.2, (0.8808, 0.8522, 0.8433), "–"),
     ("VectorFind-v7, 80,000 samples", 0.2, (0.9055, 0.8680, 0.7871), "21 / 500 (4.2 %)"),
 )
-PHOTO_QUALITY = 90  # of the JPEG copies that the page holds of sheets of faces
+
+CONFUSION = ("true_positive", "false_negative", "false_positive", "true_negative")
 
 Metrics = Mapping[str, Any]
 Cell = str | int | float
@@ -35,25 +28,6 @@ class Table:
     header: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     note: str = ""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture of the report: a file, what it shows, and whether it holds faces (embedded as JPEG, else as it is)."""
-
-    path: PathLike
-    caption: str
-    photo: bool = True
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the page."""
-
-    title: str
-    text: str
-    tables: Sequence[Table] = field(default_factory=tuple)
-    pictures: Sequence[Picture] = field(default_factory=tuple)
 
 
 # ---------------------------------------------------------------- numbers
@@ -122,7 +96,8 @@ def counts_table(metrics: Metrics, params: Mapping[str, Any]) -> Table:
         ("labelled", labelled, percent(labelled / images)),
         ("kept by the filter", kept, percent(kept / images)),
         ("scored faces", faces, percent(faces / images)),
-        (f"samples of the search, generator {params['vectors']['generator']}", metrics["sample"]["n_samples"], ""),
+        (f"samples of generator {params['vectors']['generator']}", metrics["sample"]["n_samples"], ""),
+        ("vectors", len(metrics["vectors"]["groups"]) * len(params["test_vectors"]["thresholds"]), ""),
         ("test cases", cases, percent(1.0)),
         ("passed", passed, percent(passed / cases)),
     ]
@@ -152,6 +127,16 @@ def filter_table(metrics: Metrics) -> Table:
     ]
     note = "Best epoch of each fold, on the images held back; mean over the folds."
     return Table("Filter networks", ("attribute", *names), rows, note)
+
+
+def confusion_table(metrics: Metrics) -> Table:
+    """What the filter networks say of the labelled images, each by the network that has not learnt from it."""
+    rows = []
+    for attribute, folds in metrics["train_filter"].items():
+        counts = [[int(fold[key]) for key in CONFUSION] for name, fold in folds.items() if name != "mean"]
+        rows.append((attribute, *(sum(column) for column in zip(*counts, strict=True))))
+    header = ("attribute", "yes, read yes", "yes, read no", "no, read yes", "no, read no")
+    return Table("Filter networks and labels", header, rows, "Images by their label and by what is read, all folds.")
 
 
 def judge_table(metrics: Metrics) -> Table:
@@ -268,6 +253,7 @@ def tables(metrics: Metrics, params: Mapping[str, Any]) -> dict[str, Table]:
         "counts": counts_table(metrics, params),
         "agreement": agreement_table(metrics),
         "filter": filter_table(metrics),
+        "confusion": confusion_table(metrics),
         "judge": judge_table(metrics),
         "cnn": cnn_table(metrics),
         "accuracy": accuracy_table(metrics, params),
@@ -295,53 +281,37 @@ def text_of(cell: Cell) -> str:
     return f"{cell:.4f}"
 
 
+def compared(before: Table, here: Table) -> Table:
+    """Two states of a table in one: a cell that differs shows both, and the difference of two numbers."""
+    columns, old = here.header[1:], {row[0]: dict(zip(before.header, row, strict=True)) for row in before.rows}
+    new = {row[0]: dict(zip(here.header, row, strict=True)) for row in here.rows}
+    rows = [
+        (name, *(difference(*(state.get(name, {}).get(column, "–") for state in (old, new))) for column in columns))
+        for name in dict.fromkeys([*new, *old])
+    ]
+    return replace(here, rows=rows)
+
+
+def difference(before: Cell, here: Cell) -> str:
+    """0.8382 → 0.8365 (-0.0017); the text alone where both are the same."""
+    texts = text_of(before), text_of(here)
+    if texts[0] == texts[1]:
+        return texts[0]
+    both = isinstance(before, int | float) and isinstance(here, int | float)
+    change = f" ({here - before:+{',' if isinstance(here, int) else '.4f'}})" if both else ""  # type: ignore[operator]
+    return " → ".join(texts) + change
+
+
+def from_markdown(text: str) -> Table:
+    """The table that `to_markdown` wrote; its cells are texts."""
+    title, body, *note = text.strip().split("\n\n")
+    header, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in body.splitlines()]
+    return Table(title.strip("*"), header, rows, "\n\n".join(note))
+
+
 def to_markdown(table: Table) -> str:
     """A GitHub table with its title and note."""
     rule = ["---"] + ["---:"] * (len(table.header) - 1)
     lines = [table.header, rule, *([text_of(cell) for cell in row] for row in table.rows)]
     body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     return f"**{table.title}**\n\n{body}\n" + (f"\n{table.note}\n" if table.note else "")
-
-
-# ---------------------------------------------------------------- page
-
-
-def data_uri(picture: Picture) -> str:
-    """A picture's bytes as a data: address; sheets of faces become JPEG, which is several times smaller."""
-    content, kind = Path(picture.path).read_bytes(), "png"
-    with damage(picture.path, "an image"), Image.open(io.BytesIO(content)) as image:
-        image.load()
-        if picture.photo:
-            buffer, kind = io.BytesIO(), "jpeg"
-            image.convert("RGB").save(buffer, "JPEG", quality=PHOTO_QUALITY, subsampling=0)
-            content = buffer.getvalue()
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def tiles(metrics: Metrics) -> list[tuple[str, str, str]]:
-    """Headline numbers as (number, what it is, detail)."""
-    test, vectors = metrics["test_vectors"], metrics["vectors"]
-    expressions = [name for name in EXPRESSIONS if name in test["judge_corr"]]
-    by_judge = [f"judge {test['judge_corr'][name]:+.3f}" for name in expressions]
-    passed = f"{test['passed']['count']} of {test['cases']} cases"
-    return [
-        (percent(test["passed"]["rate"]), "passed", passed),
-        *((f"{test['corr'][n]:.3f}", f"{n}: mean correlation", d) for n, d in zip(expressions, by_judge, strict=True)),
-        (f"{vectors['accuracy']['mean']:.3f}", "accuracy of the vectors", f"{len(vectors['groups'])} groups"),
-        (percent(metrics["filter"]["kept_rate"]), "images kept", f"{metrics['filter']['kept']:,} by the filter"),
-    ]
-
-
-def render(title: str, fingerprint: str, metrics: Metrics, sections: Sequence[Section]) -> str:
-    """The page as HTML, pictures included.
-
-    Args:
-        title: heading.
-        fingerprint: of the parameters; a page is the same whenever it is made, so it carries no date.
-        metrics: as for `summarise`.
-        sections: parts of the page in order.
-    """
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.globals.update(text_of=text_of, data_uri=data_uri)
-    template = environment.from_string(files("ohlora").joinpath("report.html.j2").read_text(encoding="utf-8"))
-    return template.render(title=title, fingerprint=fingerprint, tiles=tiles(metrics), sections=sections)

@@ -5,13 +5,12 @@ Parameters and metrics are those of `dvc exp diff`. Needs git's files only, no d
 
 import argparse
 import json
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ohlora.commands.stale import dvc, stale_stages
-from ohlora.errors import UserError
+from ohlora.revision import git
 
 HEADLINE = "metrics/summary.json"
 PICTURES = "docs"
@@ -131,15 +130,3 @@ def folded(title: str, lines: Sequence[str], room: int) -> Iterator[str]:
     if left_out:
         yield f"{left_out} more: `dvc exp diff` shows them."
     yield "</details>"
-
-
-def git(*arguments: str) -> str:
-    """What a command of git prints, without the last line break.
-
-    Raises:
-        UserError: with git's message, if it fails.
-    """
-    done = subprocess.run(["git", *arguments], capture_output=True, text=True)
-    if done.returncode:
-        raise UserError(f"git {' '.join(arguments)}: {done.stderr}")
-    return done.stdout.rstrip("\n")

@@ -30,7 +30,7 @@ from ohlora.search import Workbench, search
 from ohlora.spaces import named_space
 from ohlora.stages import Stage
 from ohlora.stages.generators import named_generator
-from ohlora.stages.paths import PROPERTY_CNN, SAMPLES, SCORES_CNN, SWEEP
+from ohlora.stages.paths import COMPARED, PROPERTY_CNN, SAMPLES, SCORES_CNN
 from ohlora.stages.vectors import medians_of
 from ohlora.vector_measures import evaluate, summary
 from ohlora.weights import load_bundled, load_property_cnn
@@ -219,7 +219,7 @@ def figure(name: str, table: pd.DataFrame) -> Figure:
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Fills report/sweeps/NAME.csv, and draws the table and the figure of all settings."""
+    """Fills report/comparisons/NAME.csv, and draws the table and the figure of all settings."""
     parser = argparse.ArgumentParser("python -m ohlora sweep", description=__doc__)
     parser.add_argument("name", choices=SWEEPS, help="what differs between the settings")
     name = parser.parse_args(arguments).name
@@ -233,7 +233,7 @@ def run(arguments: Sequence[str]) -> None:
         digest = hashlib.sha256(b"".join(samples[name].tobytes() for name in ("scores", "skin")))
         digest.update(Path(SCORES_CNN).read_bytes())  # its medians make the groups
         inputs = weights_fingerprint(generator, cnn, judge, parsing) + code_fingerprint(CODE) + digest.hexdigest()[:16]
-        path = Path(SWEEP.format(name))
+        path = Path(COMPARED.format(f"{name}.csv"))
         known = pd.read_csv(path, dtype={"mark": str}) if path.exists() else pd.DataFrame({"mark": []})
         rows: list[dict[Any, Any]] = []
         for setting in tqdm(SWEEPS[name], desc=f"sweep {name}", unit="setting", disable=None):

@@ -27,8 +27,9 @@ CHARACTERS = "data/characters.csv"
 CHARACTERS_TESTED = "data/characters/tested.csv"
 REPORT = "report/report.html"
 REPORT_TABLES = "report/tables.md"
-RECIPES_TABLE = "report/recipes.md"
-SWEEP = "report/sweeps/{}.csv"
+COMPARISON_PAGE = "report/comparison.html"
+COMPARISONS = "report/comparisons"  # of recipes and settings; in git, made by commands
+COMPARED = "report/comparisons/{}"
 SUMMARY = "metrics/summary.json"
 
 METRICS = "metrics/{}.json"
