@@ -1,7 +1,8 @@
 """Fixtures that several test files use."""
 
 import copy
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parent.parent
 BUNDLED = ROOT / "models" / "bundled"
+
+PATIENCE = 90_000  # milliseconds that a browser may take for anything; the machine may be busy
 
 WriteParams = Callable[..., Path]
 
@@ -40,3 +43,16 @@ def write_params(tmp_path: Path, default_params: dict[str, Any]) -> WriteParams:
         return path
 
     return write
+
+
+@pytest.fixture(scope="module")  # not longer: its event loop runs until it is closed, and other tests run their own
+def browser() -> Iterator[Any]:
+    """Chromium without a window."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("no Chromium is installed (Debian: apt install chromium)")
+    with sync_api.sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=chromium, timeout=PATIENCE)
+        yield launched
+        launched.close()

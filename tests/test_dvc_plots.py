@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,8 @@ from conftest import ROOT
 from dvc_render.vega import VegaRenderer
 from pipeline import STAGES, names
 from ruamel.yaml import YAML
+from web import Visitor
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PAGE = ROOT / ".dvc" / "offline.html"
 MADE = {name for stage in STAGES.values() for name in names(stage.get("outs", []))}
 # Curves, whose entries are {title: options}; the others are pictures, by their path.
@@ -75,30 +74,15 @@ def experiment(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium is installed (Debian: apt install chromium)")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, timeout=90_000)
-        yield browser
-        browser.close()
-
-
 def test_page_of_a_difference_draws_every_curve_without_a_network(experiment: Path, browser: Any) -> None:
     subprocess.run([sys.executable, "-m", "dvc", "plots", "diff", "--quiet", "HEAD"], cwd=experiment, check=True)
-    context = browser.new_context(offline=True)
-    context.set_default_timeout(90_000)
-    tab = context.new_page()
-    asked, faults = [], []
-    tab.on("request", lambda request: asked.append(request.url))
-    tab.on("pageerror", lambda error: faults.append(str(error)))
     path = experiment / "dvc_plots" / "index.html"
-    tab.goto(path.as_uri())
-    tab.locator(".vega-embed canvas").nth(len(CURVES) - 1).wait_for()
-    assert tab.locator(".vega-embed canvas").count() == len(CURVES)
-    assert (asked, faults) == ([path.as_uri()], [])
+    visitor = Visitor(browser, path.as_uri(), offline=True)
+    drawn = visitor.page.locator(".vega-embed canvas")
+    drawn.nth(len(CURVES) - 1).wait_for()
+    assert drawn.count() == len(CURVES)
+    assert visitor.asked == [path.as_uri()]
+    visitor.close()
     page = path.read_text()
     assert [options["title"] for _, _, options in CURVES if options["title"] not in page] == []
     assert page.count('"rev": "workspace"') == page.count('"rev": "HEAD"') > 0

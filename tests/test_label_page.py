@@ -1,31 +1,15 @@
 """The labelling page in headless Chromium: thirty images by keyboard, nine at a time, two windows, a dying server."""
 
-import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from web import N_LABELS, prepare, program
+from conftest import PATIENCE
+from web import N_LABELS, PHONE, WIDE, Visitor, prepare, program
 
 from ohlora.labelling import Answer, LabelTable
 from ohlora.stages.paths import BASE, V1, ImageSet
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (Debian: apt install chromium)")
-
-PATIENCE = 90_000  # milliseconds; the machine may be busy
-WIDE, PHONE = {"width": 1280, "height": 720}, {"width": 390, "height": 844}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, timeout=PATIENCE)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -33,15 +17,11 @@ def folder(tmp_path: Path, default_params: dict[str, Any]) -> Path:
     return prepare(tmp_path, default_params)
 
 
-class Person:
-    """A browser of its own, in which a person labels; faults of the page end the test."""
+class Person(Visitor):
+    """Somebody who labels."""
 
     def __init__(self, browser: Any, address: str, name: str = "anna", **options: Any) -> None:
-        self.context = browser.new_context(**{"viewport": WIDE} | options)
-        self.context.set_default_timeout(PATIENCE)
-        self.faults: list[str] = []
-        self.asked: list[str] = []
-        self.address, self.page = address, self.tab(address)
+        super().__init__(browser, address, **options)
         if self.page.locator("#who").is_visible():
             self.page.keyboard.insert_text(name)
             self.press("Enter")
@@ -49,11 +29,7 @@ class Person:
         self.shown()
 
     def tab(self, address: str) -> Any:
-        """A further tab of the same browser."""
-        page = self.context.new_page()
-        page.on("pageerror", lambda error: self.faults.append(str(error)))
-        page.on("request", lambda request: self.asked.append(request.url))
-        page.goto(address)
+        page = super().tab(address)
         self.shown(page)
         return page
 
@@ -74,11 +50,6 @@ class Person:
 
     def saved(self) -> None:
         self.page.get_by_text("all saved", exact=True).wait_for()
-
-    def close(self) -> None:
-        self.context.close()
-        assert self.faults == []
-        assert [url for url in self.asked if not url.startswith(self.address)] == []
 
 
 def answers(folder: Path, files: ImageSet = BASE, labeller: str = "anna") -> dict[tuple[int, str], int]:
@@ -213,12 +184,10 @@ def test_everything_is_within_the_window_and_of_the_right_colour(
             person.page.locator("[data-set=v1]").click()
             person.page.locator(".count[data-attribute=glass]").wait_for()
             for _ in ("one", "nine"):
-                size = "[document.documentElement.scrollWidth, document.documentElement.scrollHeight]"
-                assert person.page.evaluate(size) == [viewport["width"], viewport["height"]]
+                assert person.size() == [viewport["width"], viewport["height"]]
                 assert person.page.locator(".pair button").first.is_visible()
                 person.press("g")
-            ground = person.page.evaluate("getComputedStyle(document.body).backgroundColor")
-            assert (sum(map(int, ground.strip("rgb()").split(","))) < 200) is dark
+            assert person.dark() is dark
             person.close()
 
 

@@ -1,25 +1,18 @@
 """The face studio in headless Chromium: every slider, a shared address, characters, pictures, a dying server."""
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from linear_studio import PASSED, linear_faces, linear_studio, serving, write_cases
 from PIL import Image
+from web import PHONE, WIDE, Visitor
 
 from ohlora.characters import read_characters
 from ohlora.properties import BY_NAME, EXPRESSIONS
 from ohlora.stages.paths import CHARACTERS
 from ohlora.web.studio import Studio
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (Debian: apt install chromium)")
-
-PATIENCE = 90_000  # milliseconds; the machine may be busy
-WIDE, PHONE = {"width": 1280, "height": 720}, {"width": 390, "height": 844}
 PIXELS = """([name, row]) => {
   const source = document.getElementById(name);
   const canvas = Object.assign(document.createElement("canvas"), { width: 8, height: 16 });
@@ -29,32 +22,17 @@ PIXELS = """([name, row]) => {
 }"""
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, timeout=PATIENCE)
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
 def studio(tmp_path: Path, default_params: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Studio:
     monkeypatch.chdir(tmp_path)
     return linear_studio(default_params)
 
 
-class Visitor:
-    """A browser of its own; faults of the page end the test."""
+class StudioVisitor(Visitor):
+    """Somebody who draws faces."""
 
     def __init__(self, browser: Any, address: str, **options: Any) -> None:
-        self.context = browser.new_context(**{"viewport": WIDE} | options)
-        self.context.set_default_timeout(PATIENCE)
-        self.faults: list[str] = []
-        self.asked: list[str] = []
-        self.address, self.page = address.partition("#")[0], self.context.new_page()
-        self.page.on("pageerror", lambda error: self.faults.append(str(error)))
-        self.page.on("request", lambda request: self.asked.append(request.url))
-        self.page.goto(address)
+        super().__init__(browser, address, **options)
         self.shown()
 
     def shown(self) -> None:
@@ -83,15 +61,10 @@ class Visitor:
     def hash(self) -> str:
         return self.page.evaluate("location.hash")
 
-    def close(self) -> None:
-        self.context.close()
-        assert self.faults == []
-        assert [url for url in self.asked if not url.startswith((self.address, "blob:"))] == []
-
 
 def test_each_slider_moves_picture_and_readings_the_right_way(browser: Any, studio: Studio) -> None:
     with serving(studio) as address:
-        visitor = Visitor(browser, f"{address}#seed=7&group=h")
+        visitor = StudioVisitor(browser, f"{address}#seed=7&group=h")
         for name in EXPRESSIONS:
             before = visitor.grey(name, "before")
             assert visitor.grey(name) == before
@@ -126,7 +99,7 @@ def test_each_slider_moves_picture_and_readings_the_right_way(browser: Any, stud
 
 def test_dragging_ends_at_the_last_value_and_asks_for_one_face_at_a_time(browser: Any, studio: Studio) -> None:
     with serving(studio) as address:
-        visitor = Visitor(browser, f"{address}#seed=7&group=h")
+        visitor = StudioVisitor(browser, f"{address}#seed=7&group=h")
         visitor.page.evaluate(
             """async () => {
               const slider = document.getElementById("slider-mouth");
@@ -147,7 +120,7 @@ def test_dragging_ends_at_the_last_value_and_asks_for_one_face_at_a_time(browser
 
 def test_the_address_holds_the_face_for_reload_back_and_others(browser: Any, studio: Studio) -> None:
     with serving(studio) as address:
-        visitor = Visitor(browser, address)
+        visitor = StudioVisitor(browser, address)
         visitor.page.locator("#seed").fill("4711")
         visitor.page.keyboard.press("Enter")
         visitor.shown()
@@ -160,7 +133,7 @@ def test_the_address_holds_the_face_for_reload_back_and_others(browser: Any, stu
         visitor.shown()
         assert visitor.read("mouth")[0] == 0.5
         assert [visitor.grey(name) for name in BY_NAME] == face
-        other = Visitor(browser, address + kept)
+        other = StudioVisitor(browser, address + kept)
         assert [other.grey(name) for name in BY_NAME] == face
         other.close()
         visitor.page.get_by_role("button", name="Draw a face").click()
@@ -180,7 +153,7 @@ def test_the_address_holds_the_face_for_reload_back_and_others(browser: Any, stu
 def test_a_tested_face_becomes_a_character(browser: Any, studio: Studio, tmp_path: Path) -> None:
     z = write_cases(tmp_path)
     with serving(studio) as address:
-        visitor = Visitor(browser, address)
+        visitor = StudioVisitor(browser, address)
         visitor.page.locator("[data-kind=case]").click()
         best = visitor.page.locator("#gallery button").first
         assert best.inner_text().strip() == f"{PASSED[0]}: 2.85 ✓"
@@ -215,7 +188,7 @@ def test_a_tested_face_becomes_a_character(browser: Any, studio: Studio, tmp_pat
 
 def test_pictures_are_shown_and_downloaded(browser: Any, studio: Studio, tmp_path: Path) -> None:
     with serving(studio) as address:
-        visitor = Visitor(browser, f"{address}#seed=7&mouth=0.5")
+        visitor = StudioVisitor(browser, f"{address}#seed=7&mouth=0.5")
         page = visitor.page
 
         def download(link: str) -> Path:
@@ -248,7 +221,7 @@ def test_pictures_are_shown_and_downloaded(browser: Any, studio: Studio, tmp_pat
 
 def test_a_server_that_is_away_is_asked_again(browser: Any, default_params: dict[str, Any], studio: Studio) -> None:
     with serving(studio) as address:
-        visitor = Visitor(browser, f"{address}#seed=7")
+        visitor = StudioVisitor(browser, f"{address}#seed=7")
     visitor.page.locator("#slider-eyes").fill("0.6")
     visitor.page.get_by_text("the server does not answer; asked again by itself").wait_for()
     visitor.page.locator("#slider-eyes").fill("0.4")
@@ -267,15 +240,12 @@ def test_everything_is_within_the_window_and_of_the_right_colour(
     studio = linear_studio(default_params, linear_faces("<b id=bold>other</b>", hold="all"))
     with serving(studio) as address:
         for scheme, dark in (("light", False), ("dark", True)):
-            visitor = Visitor(browser, f"{address}#seed=7", viewport=viewport, color_scheme=scheme)
+            visitor = StudioVisitor(browser, f"{address}#seed=7", viewport=viewport, color_scheme=scheme)
             visitor.page.locator("#sets").select_option("1")
             visitor.page.get_by_text("held still: all").wait_for()
             assert visitor.page.locator("#bold").count() == 0
-            width, height = visitor.page.evaluate(
-                "[document.documentElement.scrollWidth, document.documentElement.scrollHeight]"
-            )
+            width, height = visitor.size()
             assert width == viewport["width"]
             assert viewport is PHONE or height == viewport["height"]
-            ground = visitor.page.evaluate("getComputedStyle(document.body).backgroundColor")
-            assert (sum(map(int, ground.strip("rgb()").split(","))) < 200) is dark
+            assert visitor.dark() is dark
             visitor.close()

@@ -1,4 +1,4 @@
-"""A folder that the pages can work in, and their server as a program."""
+"""A folder that the pages can work in, their server as a program, and who visits them with a browser."""
 
 import re
 import subprocess
@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from conftest import PATIENCE
 from ruamel.yaml import YAML
 
 from ohlora.files import write_csv, write_images
 from ohlora.stages.paths import IMAGE_SETS
 
 N_IMAGES, N_LABELS = 48, 40
+WIDE, PHONE = {"width": 1280, "height": 720}, {"width": 390, "height": 844}
 
 
 def prepare(folder: Path, params: dict[str, Any]) -> Path:
@@ -46,3 +48,36 @@ def program(folder: Path, *options: str, page: str = "label") -> Iterator[tuple[
     finally:
         process.kill()
         process.communicate()
+
+
+class Visitor:
+    """A browser of its own; faults of the page, and whatever it asks of others than its server, end the test."""
+
+    def __init__(self, browser: Any, address: str, **options: Any) -> None:
+        self.context = browser.new_context(**{"viewport": WIDE} | options)
+        self.context.set_default_timeout(PATIENCE)
+        self.faults: list[str] = []
+        self.asked: list[str] = []
+        self.address, self.page = address.partition("#")[0], self.tab(address)
+
+    def tab(self, address: str) -> Any:
+        """A further tab of the same browser."""
+        page = self.context.new_page()
+        page.on("pageerror", lambda error: self.faults.append(str(error)))
+        page.on("request", lambda request: self.asked.append(request.url))
+        page.goto(address)
+        return page
+
+    def size(self) -> list[int]:
+        """Width and height of all that the page shows, pixels."""
+        return self.page.evaluate("[document.documentElement.scrollWidth, document.documentElement.scrollHeight]")
+
+    def dark(self) -> bool:
+        """Whether the ground is."""
+        ground = self.page.evaluate("getComputedStyle(document.body).backgroundColor")
+        return sum(map(int, ground.strip("rgb()").split(","))) < 200
+
+    def close(self) -> None:
+        self.context.close()
+        assert self.faults == []
+        assert [url for url in self.asked if not url.startswith((self.address, "blob:"))] == []
