@@ -14,17 +14,10 @@ from ohlora.labelling import NAME_ALLOWED, Answer, Changed, LabelTable, NotAllow
 from ohlora.params import load_params
 from ohlora.stages import PARAMS
 from ohlora.stages.paths import IMAGE_SETS, ImageSet
-from ohlora.web.server import Refused, add_options, application, checked_token, in_thread, read_body, serve
+from ohlora.web.server import Refused, add_options, application, checked_token, in_thread, pages, read_body, serve
 
 PORT = 8642
-PAGES = {
-    "/": "label.html",
-    "/label.js": "label.js",
-    "/label.css": "label.css",
-    "/base.js": "base.js",
-    "/base.css": "base.css",
-    "/icon.svg": "icon.svg",
-}
+PAGES = pages("label")
 # What 0 and 1 mean, and what to look at.
 ATTRIBUTES = {
     "gender": ("man", "woman", "what the picture looks like"),

@@ -46,11 +46,17 @@ class Refused(UserError):
 # ---------------------------------------------------------------- application
 
 
+def pages(name: str) -> dict[str, str]:
+    """Addresses and the file that each gives: a page with its script and style, and what all pages share."""
+    given = (f"{name}.js", f"{name}.css", "base.js", "base.css", "icon.svg")
+    return {"/": f"{name}.html"} | {f"/{file}": file for file in given}
+
+
 def application(pages: Mapping[str, str], token: str | None = None) -> web.Application:
     """An application that serves files of `ohlora/web/static`; a page adds its own routes.
 
     Args:
-        pages: addresses and the file that each gives, such as {"/": "label.html"}; no other file can be asked for.
+        pages: addresses and the file that each gives, as `pages` gives them; no other file can be asked for.
         token: whoever asks must have it; without one, only browsers on this machine are answered.
     """
     app = web.Application(middlewares=[_guard(token), _errors], client_max_size=BODY_LIMIT)

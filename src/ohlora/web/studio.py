@@ -21,18 +21,11 @@ from ohlora.runtime import pick_device, reuse_memory
 from ohlora.stages import PARAMS
 from ohlora.stages.paths import CHARACTERS, PROPERTY_CNN, VECTORS
 from ohlora.web.faces import MOST_SEED, Faces, Kind, Sources, Unknown
-from ohlora.web.server import Refused, add_options, application, checked, checked_token, read_body, serve
+from ohlora.web.server import Refused, add_options, application, checked, checked_token, pages, read_body, serve
 from ohlora.weights import load_bundled
 
 PORT = 8643
-PAGES = {
-    "/": "studio.html",
-    "/studio.js": "studio.js",
-    "/studio.css": "studio.css",
-    "/base.js": "base.js",
-    "/base.css": "base.css",
-    "/icon.svg": "icon.svg",
-}
+PAGES = pages("studio")
 SLIDER_REACH = 3.0  # standard deviations
 Result = TypeVar("Result")
 

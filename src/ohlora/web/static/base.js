@@ -1,4 +1,13 @@
-// What all pages share: requests, elements whose texts are never markup, and things remembered.
+// What all pages share: notices, requests, elements whose texts are never markup, and things remembered.
+
+export const $ = (id) => document.getElementById(id);
+
+// The line below the page's head; no text hides it.
+export function notify(text, bad = false) {
+  $("notice").textContent = text;
+  $("notice").hidden = !text;
+  $("notice").classList.toggle("bad", bad);
+}
 
 // A request that failed: status 0 where the server did not answer at all.
 export class Failure extends Error {

@@ -1,11 +1,10 @@
 // The labelling page. Every answer goes into the browser's store first and leaves it when the server has written it, so that
 // neither a dead server nor a closed tab loses one.
-import { Failure, api, el, recall, remember } from "./base.js";
+import { $, Failure, api, el, notify, recall, remember } from "./base.js";
 
 const SETTINGS = "ohlora.label";
 const UNSENT = "ohlora.label.unsent.";
 const BATCH = 64; // answers in a request; the server allows no more
-const $ = (id) => document.getElementById(id);
 
 const settings = { labeller: "", set: "", view: "one", hints: true, ...recall(localStorage, SETTINGS, {}) };
 let state = null; // as /api/state gives it
@@ -244,12 +243,6 @@ function settle(whose, answers) {
 }
 
 // ---------------------------------------------------------------- drawing
-
-function notify(text, bad = false) {
-  $("notice").textContent = text;
-  $("notice").hidden = !text;
-  $("notice").classList.toggle("bad", bad);
-}
 
 function picture(id) {
   if (!pictures.has(id)) {

@@ -1,9 +1,8 @@
 // The face studio. What is shown follows from the address alone (face, group, sliders), so a reload and a sent address show
 // the same. One request is under way at a time and the next one takes what the sliders say then: the last one wins.
-import { Failure, api, el, recall, remember } from "./base.js";
+import { $, Failure, api, el, notify, recall, remember } from "./base.js";
 
 const SEEDS = "ohlora.studio.seeds";
-const $ = (id) => document.getElementById(id);
 const KINDS = { seed: "Seeds", case: "Tested", character: "Characters" };
 
 let state = null; // as /api/state gives it
@@ -138,12 +137,6 @@ function setSet(set) {
 }
 
 // ---------------------------------------------------------------- drawing
-
-function notify(text, bad = false) {
-  $("notice").textContent = text;
-  $("notice").hidden = !text;
-  $("notice").classList.toggle("bad", bad);
-}
 
 const title = (kind, key) => (kind === "character" ? key : `${kind} ${key}`);
 
