@@ -23,6 +23,7 @@ FRAME = {
     "runtime",
     "stages/__init__",
     "stages/paths",
+    "validation",
     "weights",
 }
 

@@ -17,9 +17,9 @@ from tqdm import tqdm
 from ohlora.errors import UserError, one_line
 from ohlora.files import atomic
 from ohlora.finetune.recipes import RECIPES
-from ohlora.params import read_yaml
 from ohlora.published import add, export
 from ohlora.stages.paths import BASE, DOWNLOADS, GENERATORS, PROPERTY_CNN, PUBLISHED, V1
+from ohlora.validation import read_yaml
 from ohlora.weights import check_sum, stored
 
 CHUNK = 1 << 20  # bytes read at once

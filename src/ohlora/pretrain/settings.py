@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import Field
 
 from ohlora.errors import UserError
-from ohlora.params import S, Section, check, read_yaml
+from ohlora.validation import S, Section, check, read_yaml
 
 
 class Training(Section):

@@ -15,13 +15,13 @@ from ohlora.files import save_tensors, write_json
 from ohlora.gan.data import RealImages
 from ohlora.gan.trainer import GanSchedule, GanTrainer, Phase
 from ohlora.networks.stylegan import Discriminator, Generator, to_uint8
-from ohlora.params import Section
 from ohlora.plots import contact_sheet, save_image
 from ohlora.pretrain import readers
 from ohlora.pretrain.renders import load_images
 from ohlora.pretrain.settings import read_section
 from ohlora.rng import standard_normal
 from ohlora.training import seeded
+from ohlora.validation import Section
 from ohlora.weights import load_discriminator, load_generator
 
 SHEET = 48  # samples on a sheet
