@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import nn
 
+OLD = 50.0  # years from which on a face is old: what the annotator learns, and what the judge's age is held against
+
 
 class Counterpart(NamedTuple):
     """What the judge reads in place of a property: the mean of these attributes, times a sign."""

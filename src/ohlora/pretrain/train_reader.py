@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ohlora.errors import main
 from ohlora.files import write_json
+from ohlora.judging import OLD
 from ohlora.networks.regressor import AttributeNet, Head
 from ohlora.plots import save_figure, scatters
 from ohlora.pretrain import augment, readers
@@ -23,8 +24,6 @@ from ohlora.pretrain.renders import load_attributes, load_images
 from ohlora.pretrain.settings import Training, read_section
 from ohlora.runtime import pick_device
 from ohlora.training import seeded
-
-OLD = 50.0  # years; the user's "old" of the age filter
 
 
 @dataclass(frozen=True)

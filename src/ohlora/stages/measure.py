@@ -8,7 +8,7 @@ from ohlora.files import write_json
 from ohlora.filtering import load_ensemble, predict
 from ohlora.finetune.measures import make_images
 from ohlora.finetune.recipes import RECIPES
-from ohlora.judging import judge_images
+from ohlora.judging import OLD, judge_images
 from ohlora.plots import contact_sheet, save_image
 from ohlora.rng import standard_normal
 from ohlora.sampling import neutral_label
@@ -19,7 +19,6 @@ from ohlora.weights import load_bundled
 
 ROW = 8  # images of the picture
 BATCH = 64
-OLD = 50.0  # years from which on the judge calls a face old, as the annotator learnt it
 
 
 def share(shown: np.ndarray) -> dict[str, float]:
