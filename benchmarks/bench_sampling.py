@@ -28,7 +28,7 @@ RESOLUTIONS = (128, 256)
 PROCESSES = (1, 8)
 # The original's full run: face images, cases of the test with 50 images each, latents sampled.
 FACES, CASES, CASE_IMAGES, SAMPLES = 10_000, 2_000, 50, (80_000, 300_000)
-SAMPLE_BYTES = 4 * (512 + 512 + 8)  # z, w, scores
+SAMPLE_BYTES = 4 * (512 + 8 + 3)  # z, scores, the skin's colour
 
 
 class Speed(NamedTuple):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from linear_world import DIM, world
+from samples import Samples, sample
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from test_spaces import generator
@@ -29,7 +30,6 @@ from ohlora.errors import UserError
 from ohlora.gradients import GradientNetwork, Jacobian, image_readings
 from ohlora.properties import BY_NAME, EXPRESSIONS
 from ohlora.rng import standard_normal, stream
-from ohlora.sampling import Samples, sample
 from ohlora.spaces import W
 
 NETWORK = GradientNetwork(epochs=8)
@@ -50,7 +50,7 @@ supervised = pytest.mark.parametrize("method", SUPERVISED, ids=lambda method: ty
 @pytest.fixture(scope="module")
 def samples() -> Samples:
     made, cnn, _ = world()
-    return sample(made, cnn, standard_normal(0, "directions", (1500, DIM)), 500, "cpu")
+    return sample(made, cnn, standard_normal(0, "directions", (1500, DIM)), 500)
 
 
 def scores_of(samples: Samples, name: str) -> np.ndarray:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from linear_world import Judge, world
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from samples import sample
 from test_gradients import Reader
 from test_spaces import generator
 
@@ -20,7 +21,6 @@ from ohlora.gradients import GradientNetwork, Jacobian, image_readings
 from ohlora.properties import EXPRESSIONS, GROUPING, GROUPING_16, columns
 from ohlora.responses import correlations, weight_grid
 from ohlora.rng import standard_normal, stream
-from ohlora.sampling import sample
 from ohlora.search import Workbench
 from ohlora.segmentation import Detection, FaceDetector
 from ohlora.spaces import SPACES, W, latents_of, named_space
@@ -247,7 +247,7 @@ def test_directions_of_each_latents_own_take_the_place_of_the_groups() -> None:
     used, reversed_, wanted = readers(), true_directions(-1.0), columns(EXPRESSIONS)
     generator, cnn = used.bench.generator, used.bench.property_cnn
     jacobian = Jacobian(readings=image_readings(generator, W, cnn, columns=wanted), wanted=EXPRESSIONS.index("pose"))
-    samples = sample(generator, cnn, standard_normal(0, "search", (1500, 24)), 64, "cpu")
+    samples = sample(generator, cnn, standard_normal(0, "search", (1500, 24)), 64)
     network = GradientNetwork(epochs=8).fit(samples.w, samples.scores[:, wanted[0]])
     local = {"eyes": lambda w, _: network.directions(w), "pose": lambda w, _: jacobian.directions(w)}
     _, results = outcome_of(used, replace(reversed_, local=local), 40, calibrated=False)
@@ -264,7 +264,7 @@ def test_vectors_of_every_position_move_the_images_of_their_own_latents(name: st
     w, moved = latents_of(space, made, z, "cpu"), space.moved(made)
     scores = bench.read(w)
     # Latents rounded otherwise turn a few of 256 levels.
-    np.testing.assert_allclose(scores, sample(made, cnn, z, 8, "cpu").scores, atol=0.01)
+    np.testing.assert_allclose(scores, sample(made, cnn, z, 8).scores, atol=0.01)
     assert scores.std(axis=0).min() > 0.05
     tasks = make_tasks(np.zeros(200, int), ["all"], scores[:, columns(EXPRESSIONS)], EXPRESSIONS, 0.2)
     vectors, _ = find_directions(w, tasks, dict.fromkeys(EXPRESSIONS, Ridge()), moved=moved)

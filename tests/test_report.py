@@ -17,6 +17,7 @@ import pytest
 from linear_world import world
 from PIL import Image
 from ruamel.yaml import YAML
+from samples import sample
 
 from ohlora.directions import MIN_EXTREMES, Lda, Ridge, unit
 from ohlora.errors import UserError
@@ -39,7 +40,7 @@ from ohlora.report import (
     to_markdown,
 )
 from ohlora.rng import standard_normal, stream
-from ohlora.sampling import sample
+from ohlora.sampling import map_latents
 from ohlora.stages import characters, report, test_vectors, vectors
 from ohlora.stages import sample as sample_stage
 from ohlora.vectors import load_directions
@@ -81,7 +82,7 @@ def metrics_before() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def kept_scores() -> pd.DataFrame:
     generator, cnn, _ = world()
-    scores = sample(generator, cnn, standard_normal(7, "kept", (300, generator.mapping.z_dim)), 64, "cpu").scores
+    scores = sample(generator, cnn, standard_normal(7, "kept", (300, generator.mapping.z_dim)), 64).scores
     return pd.DataFrame({"id": np.arange(300), **dict(zip(ALL_PROPERTY_NAMES, scores.T.astype(float), strict=True))})
 
 
@@ -293,10 +294,11 @@ def test_each_property_may_have_a_method_of_its_own(workspace: Path, default_par
     write_params(workspace, default_params, {**changes, "test_vectors.n_strips": 0})
     run_all()
     found, samples = load_directions("models/vectors/vectors.npz"), load_npz("data/sample/samples.npz")
+    w = map_latents(world()[0], samples["z"], "cpu")
     assert found.methods == ["lda", "ridge", "ridge"]
     high = samples["scores"][:, BY_NAME["hair_length"].index] >= found.medians[0]
     for column, (name, method) in enumerate(zip(EXPRESSIONS, (Lda(), Ridge(), Ridge()), strict=True)):
-        fit = method.fit(samples["w"][high], samples["scores"][high, BY_NAME[name].index])
+        fit = method.fit(w[high], samples["scores"][high, BY_NAME[name].index])
         np.testing.assert_array_equal(found.vectors[0, column], fit.direction_)
         assert found.accuracy[0, column] == fit.accuracy_
     assert json.loads(Path("metrics/test_vectors.json").read_text())["passed"]["rate"] == 1

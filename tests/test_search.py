@@ -9,6 +9,7 @@ import pytest
 import torch
 from linear_world import DIM, SCALE, world
 from safetensors.torch import save_file
+from samples import Samples, sample
 
 import ohlora
 from ohlora.editor import Editor
@@ -19,7 +20,6 @@ from ohlora.gradients import network_gradients, train_score_network
 from ohlora.params import Vectors
 from ohlora.properties import EXPRESSIONS, columns
 from ohlora.rng import standard_normal
-from ohlora.sampling import Samples, sample
 from ohlora.search import NETWORK, Found, Workbench, load_found, save_found, search
 from ohlora.spaces import W, named_space
 from ohlora.vectors import measure_strengths
@@ -33,7 +33,7 @@ FLAT = {"surrogate": {"smooth": 0.0, "points": 1}}
 @pytest.fixture(scope="module")
 def samples() -> Samples:
     generator, cnn, _ = world()
-    return sample(generator, cnn, standard_normal(0, "test", (1500, DIM)), 500, CPU)
+    return sample(generator, cnn, standard_normal(0, "test", (1500, DIM)), 500)
 
 
 @pytest.fixture

@@ -7,13 +7,14 @@ import pytest
 import torch
 from linear_world import world
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from samples import Samples, sample
 from sklearn.base import clone
 
 from ohlora.directions import MIN_EXTREMES, Svm, extremes
 from ohlora.errors import UserError
 from ohlora.properties import BY_NAME, EXPRESSIONS, GROUPING
 from ohlora.rng import standard_normal, stream
-from ohlora.sampling import Samples, as_saved, map_latents, sample
+from ohlora.sampling import as_saved, map_latents
 from ohlora.vector_plots import tsne_page
 from ohlora.vectors import (
     TsneSettings,
@@ -35,7 +36,7 @@ def columns(names: tuple[str, ...]) -> list[int]:
 @pytest.fixture(scope="module")
 def samples() -> Samples:
     generator, cnn, _ = world()
-    return sample(generator, cnn, standard_normal(0, "test", (4000, generator.mapping.z_dim)), 500, "cpu")
+    return sample(generator, cnn, standard_normal(0, "test", (4000, generator.mapping.z_dim)), 500)
 
 
 def search(samples: Samples, k_percent: float) -> tuple[np.ndarray, list[Any]]:
@@ -52,7 +53,7 @@ def search(samples: Samples, k_percent: float) -> tuple[np.ndarray, list[Any]]:
 def test_scores_do_not_depend_on_the_batch_size() -> None:
     generator, cnn, _ = world()
     z = standard_normal(1, "test", (50, generator.mapping.z_dim))
-    runs = [sample(generator, cnn, z, size, "cpu") for size in (1, 7, 50)]
+    runs = [sample(generator, cnn, z, size) for size in (1, 7, 50)]
     for run in runs[1:]:
         np.testing.assert_allclose(run.scores, runs[0].scores, atol=1e-5)
         np.testing.assert_array_equal(run.w, runs[0].w)
@@ -61,7 +62,7 @@ def test_scores_do_not_depend_on_the_batch_size() -> None:
 def test_samples_are_float32_and_keep_the_order_of_z() -> None:
     generator, cnn, _ = world()
     z = standard_normal(1, "test", (20, generator.mapping.z_dim))
-    both, last = sample(generator, cnn, z, 8, "cpu"), sample(generator, cnn, z[15:], 8, "cpu")
+    both, last = sample(generator, cnn, z, 8), sample(generator, cnn, z[15:], 8)
     assert {array.dtype for array in (both.z, both.w, both.scores)} == {np.dtype("float32")}
     np.testing.assert_allclose(both.scores[15:], last.scores, atol=1e-5)
 

@@ -4,7 +4,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from typing import Literal, TypeVar
 
@@ -28,21 +27,6 @@ S = TypeVar("S")
 T = TypeVar("T")
 Encode = Callable[[Generator, Tensor, Tensor | None], Tensor]  # z (N, z_dim) and labels -> latents (N, D)
 Draw = Callable[[Generator, Tensor], Tensor]  # latents (N, D) -> images (N, 3, R, R) about [-1, 1]
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Samples of the vector search, all float32.
-
-    Attributes:
-        z: (N, z_dim) standard normal latents.
-        w: (N, w_dim) their mapped latents.
-        scores: (N, P) property CNN readings of their images.
-    """
-
-    z: np.ndarray
-    w: np.ndarray
-    scores: np.ndarray
 
 
 def neutral_label(generator: Generator, count: int, device: torch.device | str) -> Tensor | None:
@@ -212,7 +196,6 @@ def read_scores(
     batch_size: int,
     device: torch.device | str,
     precision: Precision = "fp32",
-    progress: str | None = None,
 ) -> Iterator[Tensor]:
     """The property CNN's readings of the images of w, batch by batch; arguments as `read_images`.
 
@@ -223,26 +206,4 @@ def read_scores(
     def scores(images: Tensor) -> Tensor:
         return property_cnn(images).float().cpu()
 
-    return read_images(generator, w, scores, batch_size, device, precision, progress)
-
-
-def sample(
-    generator: Generator,
-    property_cnn: nn.Module,
-    z: np.ndarray,
-    batch_size: int,
-    device: torch.device | str,
-    precision: Precision = "fp32",
-) -> Samples:
-    """Scores the images of latents; no image outlives its batch.
-
-    Args:
-        generator, property_cnn: in eval mode and on `device`.
-        z: float32 (N, z_dim).
-
-    Returns:
-        Samples in the order of z; the batch size changes scores by less than 1e-5.
-    """
-    w = map_latents(generator, z, device)
-    parts = read_scores(generator, property_cnn, w, batch_size, device, precision, "sample")
-    return Samples(z, w, torch.cat(list(parts)).numpy())
+    return read_images(generator, w, scores, batch_size, device, precision)

@@ -13,7 +13,6 @@ from ohlora.params import fingerprint
 from ohlora.plots import histograms, save_figure
 from ohlora.properties import ALL_PROPERTY_NAMES
 from ohlora.rng import standard_normal
-from ohlora.sampling import Samples, map_latents
 from ohlora.shards import CODE, PURPOSE, ShardedScores
 from ohlora.stages import Stage
 from ohlora.stages.generators import named_generator
@@ -21,20 +20,23 @@ from ohlora.stages.paths import METRICS, PLOT, PROPERTY_CNN, SAMPLE_CHECKPOINT, 
 from ohlora.weights import load_property_cnn
 
 
-def write(samples: Samples, skin: np.ndarray) -> None:
-    """The samples with the skin's colours (N, 3); histograms, means and spreads of the scores.
+def write(z: np.ndarray, scores: np.ndarray, skin: np.ndarray) -> None:
+    """The samples; histograms, means and spreads of the scores.
+
+    Args:
+        z, scores, skin: float32 (N, z_dim), and of their images the scores (N, 7 or 8) and the skin's colours (N, 3).
 
     Raises:
         UserError: a score is no number.
     """
-    if not np.isfinite(samples.scores).all():
+    if not np.isfinite(scores).all():
         raise UserError(f"{PROPERTY_CNN}: reads no number from some images; train it again (train_property_cnn)")
-    save_npz(SAMPLES, z=samples.z, w=samples.w, scores=samples.scores, skin=skin)
-    names = ALL_PROPERTY_NAMES[: samples.scores.shape[1]]  # a network of 7 outputs reads no hairstyle
-    scores = dict(zip(names, samples.scores.T.astype(np.float64), strict=True))
-    save_figure(PLOT.format("sample"), histograms(scores))
-    spread = {name: {"mean": float(column.mean()), "std": float(column.std())} for name, column in scores.items()}
-    write_json(METRICS.format("sample"), {"n_samples": len(samples.z), "scores": spread})
+    save_npz(SAMPLES, z=z, scores=scores, skin=skin)
+    names = ALL_PROPERTY_NAMES[: scores.shape[1]]  # a network of 7 outputs reads no hairstyle
+    columns = dict(zip(names, scores.T.astype(np.float64), strict=True))
+    save_figure(PLOT.format("sample"), histograms(columns))
+    spread = {name: {"mean": float(column.mean()), "std": float(column.std())} for name, column in columns.items()}
+    write_json(METRICS.format("sample"), {"n_samples": len(z), "scores": spread})
 
 
 def run() -> None:
@@ -51,5 +53,4 @@ def run() -> None:
         shards = ShardedScores(generator, WithSkin(cnn), stage.seed, count, params.batch_size, device, params.precision)
         scores, skin = np.split(shards.run(Path(SAMPLE_CHECKPOINT), mark), [cnn.outputs], axis=1)
         if distributed.rank() == 0:
-            z = standard_normal(stage.seed, PURPOSE, (count, generator.mapping.z_dim))
-            write(Samples(z, map_latents(generator, z, device), scores), skin)
+            write(standard_normal(stage.seed, PURPOSE, (count, generator.mapping.z_dim)), scores, skin)
