@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import random
 import signal
-import socket
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +12,8 @@ import pytest
 import tiny_gan
 import torch
 from tiny_gan import run, tuner, weights
+from two_processes import in_two_processes
 
-from ohlora import distributed
 from ohlora.errors import UserError
 from ohlora.finetune.engine import CODE, FineTuner
 from ohlora.finetune.recipes import RECIPES
@@ -164,19 +163,12 @@ def test_tests_between_epochs_are_logged_in_order(tmp_path: Path) -> None:
 
 
 def one_of_two(rank: int, folder: Path) -> None:
-    """A process of two, as torchrun starts them."""
-    os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank), "MASTER_ADDR": "127.0.0.1"}
-    distributed.start()
     made = run(folder, tuner(epochs=2), look=lambda made: {"looked": 1.0})
     torch.save({"weights": weights(made), "history": made.history, "turns": made.method.turns}, folder / f"{rank}.pt")
-    distributed.wait()
 
 
-def test_two_processes_train_one_pair_of_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        monkeypatch.setenv("MASTER_PORT", str(free.getsockname()[1]))
-    torch.multiprocessing.spawn(one_of_two, (tmp_path,), nprocs=2)
+def test_two_processes_train_one_pair_of_networks(tmp_path: Path) -> None:
+    in_two_processes(one_of_two, tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     assert same(first["weights"], second["weights"])
     assert not same(first["weights"], weights(tuner()))

@@ -2,13 +2,13 @@
 
 import os
 import signal
-import socket
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from two_processes import in_two_processes
 
 from ohlora import distributed
 from ohlora.errors import UserError
@@ -158,23 +158,17 @@ def test_a_finished_stretch_leaves_the_checkpoint(tmp_path: Path) -> None:
 
 
 def one_of_two(rank: int, folder: Path) -> None:
-    """A process of two, as torchrun starts them; leaves its averaged gradient and its trained generator."""
-    os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank), "MASTER_ADDR": "127.0.0.1"}
-    distributed.start()
+    """Leaves its averaged gradient and its trained generator."""
     layer = torch.nn.Linear(3, 1)
     layer.weight.data.fill_(1.0)
     layer(torch.full((1, 3), float(rank))).sum().backward()
     distributed.average_gradients(layer)
     made = run(folder)
     torch.save({"gradient": layer.weight.grad, "state": made.g.state_dict()}, folder / f"{rank}.pt")
-    distributed.wait()
 
 
-def test_two_processes_train_one_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        monkeypatch.setenv("MASTER_PORT", str(free.getsockname()[1]))
-    torch.multiprocessing.spawn(one_of_two, (tmp_path,), nprocs=2)
+def test_two_processes_train_one_network(tmp_path: Path) -> None:
+    in_two_processes(one_of_two, tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     assert torch.equal(first["gradient"], torch.full((1, 3), 0.5))
     for name, value in trainer().g.named_parameters():

@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,8 +17,9 @@ import torch
 from pipeline import STAGES
 from samples import sample
 from torch import Tensor, nn
+from two_processes import in_two_processes
 
-from ohlora import checkpoints, distributed, sampling
+from ohlora import checkpoints, sampling
 from ohlora.errors import UserError
 from ohlora.networks.stylegan import Generator
 from ohlora.rng import standard_normal
@@ -191,10 +191,8 @@ def test_a_second_sampling_is_refused_with_the_pid(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- several processes
 
 
-def one_of_two(rank: int, folder: Path, port: int) -> None:
-    os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+def one_of_two(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
-    distributed.start()
     calls: list[int] = []
 
     def stop() -> None:
@@ -207,14 +205,10 @@ def one_of_two(rank: int, folder: Path, port: int) -> None:
     except KeyboardInterrupt:
         (folder / f"stopped by {rank}").touch()
     np.save(folder / f"{rank}.npy", shards().run(folder / "whole", MARK))
-    distributed.wait()
 
 
 def test_two_processes_give_the_bits_of_one(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(one_of_two, (tmp_path, port), nprocs=2)
+    in_two_processes(one_of_two, tmp_path)
     for rank in (0, 1):  # also in the process that did not do the last shard
         np.testing.assert_array_equal(np.load(tmp_path / f"{rank}.npy"), whole())
     # Told to one of them, both stop; one process goes on with what two began.

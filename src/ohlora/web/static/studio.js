@@ -113,14 +113,16 @@ function setFace(changes, isNew = true) {
 function setSlider(name, value) {
   if (value) view.asked[name] = value;
   else delete view.asked[name];
-  toAddress(false);
-  renderLinks();
-  renderReadings();
-  refresh();
+  changed();
 }
 
 function setGroup(group) {
   view.group = group === answer?.own ? "" : group;
+  changed();
+}
+
+// The same face is wanted otherwise.
+function changed() {
   toAddress(false);
   renderLinks();
   renderReadings();
