@@ -25,24 +25,29 @@ def default_params() -> dict[str, Any]:
 
 @pytest.fixture
 def write_params(tmp_path: Path, default_params: dict[str, Any]) -> WriteParams:
-    """Writes tmp_path/params.yaml with changes such as {"score.ddof": 0}; a value of ... removes the key."""
+    """Writes tmp_path/params.yaml with changes as in `changed_params`."""
 
     def write(changes: dict[str, Any]) -> Path:
-        content = copy.deepcopy(default_params)
-        for name, value in changes.items():
-            *sections, key = name.split(".")
-            section = content
-            for part in sections:
-                section = section[part]
-            if value is ...:
-                del section[key]
-            else:
-                section[key] = value
         path = tmp_path / "params.yaml"
-        YAML(typ="safe").dump(content, path)
+        YAML(typ="safe").dump(changed_params(default_params, changes), path)
         return path
 
     return write
+
+
+def changed_params(params: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """A copy of parameters with changes such as {"score.ddof": 0}; a value of ... removes the key."""
+    content = copy.deepcopy(params)
+    for name, value in changes.items():
+        *sections, key = name.split(".")
+        section = content
+        for part in sections:
+            section = section[part]
+        if value is ...:
+            del section[key]
+        else:
+            section[key] = value
+    return content
 
 
 @pytest.fixture(scope="module")  # not longer: its event loop runs until it is closed, and other tests run their own

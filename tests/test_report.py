@@ -1,6 +1,5 @@
 """The stages from sampling to the report, run in a world whose directions are known, and what the report says."""
 
-import copy
 import json
 import math
 import re
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import changed_params
 from linear_world import world
 from PIL import Image
 from ruamel.yaml import YAML
@@ -112,14 +112,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory, default_params: dict[str, Any
 
 
 def write_params(folder: Path, defaults: dict[str, Any], changes: dict[str, Any]) -> None:
-    content = copy.deepcopy(defaults)
-    for name, value in {**CHANGES, **changes}.items():
-        *sections, key = name.split(".")
-        section = content
-        for part in sections:
-            section = section[part]
-        section[key] = value
-    YAML(typ="safe").dump(content, folder / "params.yaml")
+    YAML(typ="safe").dump(changed_params(defaults, {**CHANGES, **changes}), folder / "params.yaml")
 
 
 @contextmanager

@@ -13,12 +13,11 @@ from urllib.request import urlopen
 
 import numpy as np
 import pytest
-from aiohttp.test_utils import TestClient, TestServer
 from linear_studio import GROUPS, MARK, PASSED, directions, linear_faces, linear_studio, write_cases
 from linear_world import SCALE, Generator
 from PIL import Image, ImageSequence
 from ruamel.yaml import YAML
-from web import program
+from web import Client, ask_server, program
 
 from ohlora.characters import Character, add_character, read_characters
 from ohlora.files import save_tensors
@@ -33,7 +32,6 @@ from ohlora.web.studio import PAGES, Edit, Studio, studio_application
 from ohlora.weights import load_bundled
 
 TOKEN = "abcdefghijklmnop-1234"
-Work = Callable[[TestClient[Any, Any]], Awaitable[None]]
 
 
 @pytest.fixture
@@ -47,21 +45,15 @@ def studio(folder: Path, default_params: dict[str, Any]) -> Studio:
     return linear_studio(default_params)
 
 
-def ask(studio: Studio, work: Work, token: str | None = None) -> None:
-    """Runs `work` with a client of a server in this process."""
-
-    async def inside() -> None:
-        async with TestClient(TestServer(studio_application(studio, token))) as client:
-            await work(client)
-
-    asyncio.run(inside())
+def ask(studio: Studio, work: Callable[[Client], Awaitable[None]], token: str | None = None) -> None:
+    ask_server(studio_application(studio, token), work)
 
 
 def body(key: str | int = "7", **changes: Any) -> dict[str, Any]:
     return {"kind": "seed", "key": str(key)} | changes
 
 
-async def edit(client: TestClient[Any, Any], given: dict[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
+async def edit(client: Client, given: dict[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
     """The image, uint8 (H, W, 3), and the rest with the readings by property."""
     reply = await client.post("/api/edit", json=given)
     assert reply.status == 200, await reply.text()
@@ -70,7 +62,7 @@ async def edit(client: TestClient[Any, Any], given: dict[str, Any]) -> tuple[np.
     return image, content | {"readings": {row["property"]: row for row in content["readings"]}}
 
 
-async def picture(client: TestClient[Any, Any], address: str, **query: Any) -> Image.Image:
+async def picture(client: Client, address: str, **query: Any) -> Image.Image:
     reply = await client.get(address, params=query)
     assert reply.status == 200, await reply.text()
     return Image.open(io.BytesIO(await reply.read()))
@@ -82,7 +74,7 @@ async def picture(client: TestClient[Any, Any], address: str, **query: Any) -> I
 def test_a_seed_gives_the_same_face_and_the_editors(studio: Studio) -> None:
     faces = studio.sets[0]
 
-    async def work(client: TestClient[Any, Any]) -> None:
+    async def work(client: Client) -> None:
         image, rest = await edit(client, body())
         np.testing.assert_array_equal(image, faces.editor.render(faces.editor.sample(1, 7))[0])
         np.testing.assert_array_equal(np.asarray(await picture(client, "/faces/0/seed/7")), image)
@@ -96,7 +88,7 @@ def test_a_seed_gives_the_same_face_and_the_editors(studio: Studio) -> None:
 
 @pytest.mark.parametrize("name", EXPRESSIONS)
 def test_readings_follow_what_is_asked_in_standard_deviations(studio: Studio, name: str) -> None:
-    async def work(client: TestClient[Any, Any]) -> None:
+    async def work(client: Client) -> None:
         image, _ = await edit(client, body(group="h"))
         for asked in (-0.5, 0.5):
             moved, rest = await edit(client, body(group="h", asked={name: asked}))
@@ -118,7 +110,7 @@ def test_readings_follow_what_is_asked_in_standard_deviations(studio: Studio, na
 def test_a_face_gets_the_vectors_of_its_group_or_of_another(studio: Studio) -> None:
     faces = studio.sets[0]
 
-    async def work(client: TestClient[Any, Any]) -> None:
+    async def work(client: Client) -> None:
         for seed in range(6):
             (own,) = faces.editor.groups(faces.editor.sample(1, seed))
             _, rest = await edit(client, body(seed))
@@ -142,7 +134,7 @@ def test_a_direction_of_each_latents_own_is_computed_once_for_a_face_and_group(d
 
     studio = Studio([linear_faces(local={"mouth": local})], TestVectors.model_validate(default_params["test_vectors"]))
 
-    async def work(client: TestClient[Any, Any]) -> None:
+    async def work(client: Client) -> None:
         for value in (0.2, 0.4, 0.6):
             for group in GROUPS:
                 _, rest = await edit(client, body(group=group, asked={"mouth": value}))
@@ -156,7 +148,7 @@ def test_a_direction_of_each_latents_own_is_computed_once_for_a_face_and_group(d
 def test_requests_at_once_do_not_mix(studio: Studio) -> None:
     given = [body(seed, group="h", asked={"eyes": (seed % 5 - 2) / 4}) for seed in range(24)]
 
-    async def work(client: TestClient[Any, Any]) -> None:
+    async def work(client: Client) -> None:
         alone = [await edit(client, one) for one in given]
         together = await asyncio.gather(*(edit(client, one) for one in given))
         for (image, rest), (other, again) in zip(alone, together, strict=True):
@@ -176,7 +168,7 @@ def test_nothing_is_drawn_for_a_browser_that_is_gone(studio: Studio, monkeypatch
 
     monkeypatch.setattr(studio, "edit", noted)
 
-    async def work(client: TestClient[Any, Any]) -> None:
+    async def work(client: Client) -> None:
         studio._thread.submit(free.wait)
         gone = asyncio.create_task(edit(client, body(1)))
         await asyncio.sleep(0.2)
@@ -198,7 +190,7 @@ def test_tested_cases_are_offered_the_passed_first(studio: Studio, folder: Path)
     z = write_cases(folder)
     faces = studio.sets[0]
 
-    async def work(client: TestClient[Any, Any]) -> None:
+    async def work(client: Client) -> None:
         state = await (await client.get("/api/state")).json()
         assert [row["key"] for row in state["cases"]] == [*map(str, PASSED), "4", "0", "2"]
         assert [row["passed"] for row in state["cases"]] == [True, True, False, False, False]
@@ -219,7 +211,7 @@ def test_tested_cases_are_offered_the_passed_first(studio: Studio, folder: Path)
 
 
 def test_a_saved_character_is_in_the_table_and_offered(studio: Studio) -> None:
-    async def work(client: TestClient[Any, Any]) -> None:
+    async def work(client: Client) -> None:
         given = body(11, group="l", name="luna")
         for status in (200, 400):  # the second time the name is taken
             reply = await client.post("/api/characters", json=given)
@@ -243,7 +235,7 @@ def test_a_saved_character_is_in_the_table_and_offered(studio: Studio) -> None:
 
 @pytest.mark.parametrize("name", ["", "../x", "a b", "<b>", "-x", "x" * 41, "a.png", "é", "a\n"])
 def test_a_character_needs_a_plain_name(studio: Studio, name: str) -> None:
-    async def work(client: TestClient[Any, Any]) -> None:
+    async def work(client: Client) -> None:
         reply = await client.post("/api/characters", json=body(group="h", name=name))
         assert reply.status == 400, await reply.text()
 
@@ -255,7 +247,7 @@ def test_characters_of_another_world_are_one_line(studio: Studio) -> None:
     add_character(CHARACTERS, Character("alien", "h", MARK, np.ones(5, np.float32), np.empty(0, np.float32)))
     add_character(CHARACTERS, Character("guest", "hhh", MARK, np.ones(24, np.float32), np.empty(0, np.float32)))
 
-    async def work(client: TestClient[Any, Any]) -> None:
+    async def work(client: Client) -> None:
         reply = await client.post("/api/edit", json=body("alien", kind="character"))
         assert (reply.status, await reply.json()) == (
             400,
@@ -281,7 +273,7 @@ def test_other_vectors_are_chosen_and_characters_are_of_the_first_ones_generator
     others[0].editor.directions.vectors[:] *= -1
     studio = linear_studio(default_params, *others)
 
-    async def work(client: TestClient[Any, Any]) -> None:
+    async def work(client: Client) -> None:
         state = await (await client.get("/api/state")).json()
         assert [one["title"] for one in state["sets"]] == ["models/vectors", "reversed", "stranger"]
         assert [one["keeps"] for one in state["sets"]] == [True, True, False]
@@ -300,7 +292,7 @@ def test_other_vectors_are_chosen_and_characters_are_of_the_first_ones_generator
 
 
 def test_pictures_to_take_along(studio: Studio) -> None:
-    async def work(client: TestClient[Any, Any]) -> None:
+    async def work(client: Client) -> None:
         query = {"kind": "seed", "key": "7", "group": "h", "ask.eyes": "0.5"}
         image, _ = await edit(client, body(group="h", asked={"eyes": 0.5}))
         np.testing.assert_array_equal(np.asarray(await picture(client, "/pictures/face", **query)), image)
@@ -359,7 +351,7 @@ def test_pictures_to_take_along(studio: Studio) -> None:
     ],
 )
 def test_what_cannot_be_asked_is_one_line(studio: Studio, changes: dict[str, Any], message: str) -> None:
-    async def work(client: TestClient[Any, Any]) -> None:
+    async def work(client: Client) -> None:
         reply = await client.post("/api/edit", json=body() | changes)
         assert reply.status == 400
         assert message in (await reply.json())["error"]
@@ -371,7 +363,7 @@ def test_what_cannot_be_asked_is_one_line(studio: Studio, changes: dict[str, Any
 
 
 def test_only_named_files_and_faces_are_given(studio: Studio) -> None:
-    async def work(client: TestClient[Any, Any]) -> None:
+    async def work(client: Client) -> None:
         for address in PAGES:
             reply = await client.get(address)
             assert reply.status == 200
@@ -395,7 +387,7 @@ def test_only_named_files_and_faces_are_given(studio: Studio) -> None:
 
 
 def test_with_a_token_only_who_has_it_is_answered(studio: Studio) -> None:
-    async def work(client: TestClient[Any, Any]) -> None:
+    async def work(client: Client) -> None:
         for address in ("/", "/studio.js", "/api/state", "/faces/0/seed/7", "/pictures/face?kind=seed&key=7"):
             assert (await client.get(address)).status == 403
         for address in ("/api/edit", "/api/characters"):

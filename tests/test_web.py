@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from aiohttp.test_utils import TestClient, TestServer
 from conftest import ROOT
-from web import N_LABELS, prepare, program
+from web import N_LABELS, Client, ask_server, prepare, program
 
 from ohlora.errors import UserError
 from ohlora.files import write_images
@@ -34,17 +33,11 @@ def folder(tmp_path: Path, default_params: dict[str, Any], monkeypatch: pytest.M
     return prepare(tmp_path, default_params)
 
 
-def ask(work: Callable[[TestClient[Any, Any]], Awaitable[None]], token: str | None = None) -> None:
-    """Runs `work` with a client of a server in this process."""
-
-    async def inside() -> None:
-        async with TestClient(TestServer(label_application(token))) as client:
-            await work(client)
-
-    asyncio.run(inside())
+def ask(work: Callable[[Client], Awaitable[None]], token: str | None = None) -> None:
+    ask_server(label_application(token), work)
 
 
-async def state(client: TestClient[Any, Any], labeller: str = "anna", name: str = "base") -> dict[str, Any]:
+async def state(client: Client, labeller: str = "anna", name: str = "base") -> dict[str, Any]:
     reply = await client.get("/api/state", params={"set": name, "labeller": labeller})
     assert reply.status == 200, await reply.text()
     return await reply.json()
@@ -67,7 +60,7 @@ def answers_of(files: ImageSet = BASE) -> dict[tuple[int, str, str], int]:
 
 @pytest.mark.usefixtures("folder")
 def test_answers_are_written_shown_again_and_taken_back() -> None:
-    async def work(client: TestClient[Any, Any]) -> None:
+    async def work(client: Client) -> None:
         first = await state(client)
         assert first["ids"] == list(range(N_LABELS))
         assert first["last"] is None
@@ -89,7 +82,7 @@ def test_answers_are_written_shown_again_and_taken_back() -> None:
 
 @pytest.mark.usefixtures("folder")
 def test_images_of_v1_have_a_table_and_attributes_of_their_own() -> None:
-    async def work(client: TestClient[Any, Any]) -> None:
+    async def work(client: Client) -> None:
         there = await state(client, name="v1")
         assert [attribute["name"] for attribute in there["attributes"]] == list(V1.attributes)
         given = body(there["mark"], (1, "glass", 1, None), set="v1")
@@ -104,7 +97,7 @@ def test_images_of_v1_have_a_table_and_attributes_of_their_own() -> None:
 
 @pytest.mark.usefixtures("folder")
 def test_answer_given_in_another_tab_comes_back_and_stays() -> None:
-    async def work(client: TestClient[Any, Any]) -> None:
+    async def work(client: Client) -> None:
         mark = (await state(client))["mark"]
         await client.post("/api/answers", json=body(mark, (3, "gender", 1, None)))
         reply = await client.post("/api/answers", json=body(mark, (3, "gender", 0, None)))
@@ -120,7 +113,7 @@ def test_requests_at_once_do_not_mix() -> None:
     """Eight people answer at once; replies count each one's own, and everything is in the table."""
     people = [f"person{number}" for number in range(8)]
 
-    async def work(client: TestClient[Any, Any]) -> None:
+    async def work(client: Client) -> None:
         mark = (await state(client))["mark"]
 
         async def label(number: int, person: str) -> None:
@@ -140,7 +133,7 @@ def test_requests_at_once_do_not_mix() -> None:
 
 @pytest.mark.usefixtures("folder")
 def test_answers_to_images_that_are_others_by_now_are_not_written() -> None:
-    async def work(client: TestClient[Any, Any]) -> None:
+    async def work(client: Client) -> None:
         mark = (await state(client))["mark"]
         before = await (await client.get("/images/base/2")).read()
         write_images(BASE.images, range(20), [np.full((64, 64, 3), 9, np.uint8)] * 20)
@@ -174,7 +167,7 @@ def test_answers_to_images_that_are_others_by_now_are_not_written() -> None:
 )
 @pytest.mark.usefixtures("folder")
 def test_requests_that_are_not_allowed_write_nothing(changes: dict[str, Any], status: int, message: str) -> None:
-    async def work(client: TestClient[Any, Any]) -> None:
+    async def work(client: Client) -> None:
         mark = (await state(client))["mark"]
         reply = await client.post("/api/answers", json=body(mark, (1, "gender", 1, None)) | changes)
         text = await reply.text()
@@ -193,7 +186,7 @@ def test_requests_that_are_not_allowed_write_nothing(changes: dict[str, Any], st
 def test_faulty_table_is_named_and_left_alone() -> None:
     faulty = "id,attribute,value\n1,<script>alert(1)</script>,1\n"
 
-    async def work(client: TestClient[Any, Any]) -> None:
+    async def work(client: Client) -> None:
         mark = (await state(client))["mark"]
         Path(BASE.human_labels).parent.mkdir(parents=True)
         Path(BASE.human_labels).write_text(faulty)
@@ -211,7 +204,7 @@ def test_faulty_table_is_named_and_left_alone() -> None:
 
 @pytest.mark.usefixtures("folder")
 def test_only_named_files_and_images_of_the_sets_are_given() -> None:
-    async def work(client: TestClient[Any, Any]) -> None:
+    async def work(client: Client) -> None:
         for address in PAGES:
             reply = await client.get(address)
             assert reply.status == 200
@@ -242,7 +235,7 @@ def test_page_asks_nothing_of_other_hosts() -> None:
 
 @pytest.mark.usefixtures("folder")
 def test_without_a_token_only_this_machines_own_pages_are_answered() -> None:
-    async def work(client: TestClient[Any, Any]) -> None:
+    async def work(client: Client) -> None:
         for host in ("localhost:1", "127.0.0.1", "[::1]:8"):
             assert (await client.get("/api/state", headers={"Host": host})).status == 200
         for host in ("evil.example", "evil.example:8642", "127.0.0.1.evil.example", "192.168.1.7"):
@@ -262,7 +255,7 @@ def test_without_a_token_only_this_machines_own_pages_are_answered() -> None:
 
 @pytest.mark.usefixtures("folder")
 def test_with_a_token_only_who_has_it_is_answered() -> None:
-    async def work(client: TestClient[Any, Any]) -> None:
+    async def work(client: Client) -> None:
         for address in ("/", "/label.js", "/api/state", "/images/base/1", f"/?token={TOKEN}x", "/?token="):
             reply = await client.get(address)
             assert reply.status == 403, address

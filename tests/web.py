@@ -1,20 +1,25 @@
-"""A folder that the pages can work in, their server as a program, and who visits them with a browser."""
+"""A folder that the pages can work in, their server in this process or as a program, and who visits them."""
 
+import asyncio
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
 from conftest import PATIENCE
 from ruamel.yaml import YAML
 
 from ohlora.files import write_csv, write_images
 from ohlora.stages.paths import IMAGE_SETS
+
+Client = TestClient[Any, Any]
 
 N_IMAGES, N_LABELS = 48, 40
 WIDE, PHONE = {"width": 1280, "height": 720}, {"width": 390, "height": 844}
@@ -32,6 +37,16 @@ def prepare(folder: Path, params: dict[str, Any]) -> Path:
         rows = [(id_, name, id_ % 2, 0.9 if id_ % 2 else 0.2) for name in files.attributes for id_ in range(N_LABELS)]
         write_csv(folder / files.guesses, pd.DataFrame(rows, columns=["id", "attribute", "value", "probability"]))
     return folder
+
+
+def ask_server(app: web.Application, work: Callable[[Client], Awaitable[None]]) -> None:
+    """Runs `work` with a client of a server in this process."""
+
+    async def inside() -> None:
+        async with TestClient(TestServer(app)) as client:
+            await work(client)
+
+    asyncio.run(inside())
 
 
 @contextmanager
