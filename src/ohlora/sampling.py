@@ -1,8 +1,6 @@
 """Latents to images to scores in memory: samples of the vector search, images of its test and of the fine-tuned."""
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Literal, TypeVar
@@ -14,6 +12,7 @@ from tqdm import tqdm
 
 from ohlora.networks.stylegan import Generator, to_uint8
 from ohlora.rng import standard_normal
+from ohlora.runtime import in_order
 
 # Matrix products and convolutions round differently at other batch sizes, and one rounding to 8 bits turned round moves
 # a score by 1e-3. So the generator always sees the same number of latents.
@@ -23,7 +22,6 @@ GPU_SYNTHESIS_CHUNK = 64  # fewer do not fill a GPU: starting its work would tak
 CENTRE_LATENTS = 32  # z whose mean w is the centre of a label
 
 Precision = Literal["fp32", "bf16"]
-S = TypeVar("S")
 T = TypeVar("T")
 Encode = Callable[[Generator, Tensor, Tensor | None], Tensor]  # z (N, z_dim) and labels -> latents (N, D)
 Draw = Callable[[Generator, Tensor], Tensor]  # latents (N, D) -> images (N, 3, R, R) about [-1, 1]
@@ -67,29 +65,11 @@ def map_latents(
 
     parts = [slice(start, start + MAPPING_CHUNK) for start in range(0, len(z), MAPPING_CHUNK)]
     latents = np.empty((len(z), 0), np.float32)
-    for rows, part in zip(parts, _in_order(encoded, parts, device), strict=True):
+    for rows, part in zip(parts, in_order(encoded, parts, device), strict=True):
         if rows.start == 0:  # only now is their size known; not joined at the end, which would take twice the memory
             latents = np.empty((len(z), part.shape[1]), np.float32)
         latents[rows] = part.numpy()
     return latents
-
-
-def _in_order(work: Callable[[S], T], items: Iterable[S], device: torch.device | str) -> Iterator[T]:
-    """What `work` makes of each item, in order; on a CPU every core works on an item of its own.
-
-    One small batch shared by two cores took 1.6 times as long, and its rounding depended on the number of cores. No
-    more is begun than one item for each core and what waits to be taken, so memory does not grow with the items.
-    """
-    workers = torch.get_num_threads() if torch.device(device).type == "cpu" else 1
-    begun: deque[Future[T]] = deque()
-    # The number of threads that torch uses for an operation is a setting of each thread.
-    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for item in items:
-            begun.append(pool.submit(work, item))
-            if len(begun) > workers:
-                yield begun.popleft().result()
-        while begun:
-            yield begun.popleft().result()
 
 
 def images_of_w(generator: Generator, w: Tensor) -> Tensor:
@@ -148,7 +128,7 @@ def read_images(
     batches = torch.from_numpy(w).split(-(-batch_size // chunk) * chunk)
     read = partial(_read_batch, partial(draw, generator), reader, precision, torch.device(device))
     with tqdm(total=len(w), desc=progress, unit="image", disable=None if progress else True) as bar:
-        for batch, result in zip(batches, _in_order(read, batches, device), strict=True):
+        for batch, result in zip(batches, in_order(read, batches, device), strict=True):
             yield result
             bar.update(len(batch))
 

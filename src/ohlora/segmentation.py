@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from ohlora.runtime import in_order
+
 FACE_SIZE = 224
 MARGIN = 0.5
 NO_FACE = "no face found"  # the reason in tables
@@ -143,16 +145,21 @@ def parse(
     Args:
         parser: In eval mode and on `device`; what `prepare` gives, (N, 3, H, W), to logits (N, 11, H, W).
         faces: RGB uint8 (N, H, W, 3).
-        batch_size: Faces at once.
+        batch_size: Most faces at once; on a CPU every core parses some of its own.
         prepare: `signed` for the bundled parser, `imagenet_normalise` for FaceXFormer.
         bf16: Whether products are computed in bfloat16.
 
     Returns:
         Classes uint8 (N, H, W).
     """
-    maps = np.zeros(faces.shape[:3], dtype=np.uint8)
-    with torch.inference_mode(), torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
-        for start in range(0, len(faces), batch_size):
-            logits = parser(prepare(faces[start : start + batch_size]).to(device))
-            maps[start : start + batch_size] = logits.argmax(dim=1).to(torch.uint8).cpu().numpy()
-    return maps
+
+    @torch.inference_mode()
+    def classes(part: UInt8) -> UInt8:
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
+            logits = parser(prepare(part).to(device))
+        return logits.argmax(dim=1).to(torch.uint8).cpu().numpy()
+
+    cores = torch.get_num_threads() if torch.device(device).type == "cpu" else 1
+    size = min(batch_size, -(-len(faces) // cores))  # something for every core
+    parts = (faces[start : start + size] for start in range(0, len(faces), size))
+    return np.concatenate([np.zeros((0, *faces.shape[1:3]), np.uint8), *in_order(classes, parts, device)])
