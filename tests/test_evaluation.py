@@ -24,7 +24,17 @@ from ohlora.rng import standard_normal, stream
 from ohlora.search import Workbench
 from ohlora.segmentation import Detection, FaceDetector
 from ohlora.spaces import SPACES, W, latents_of, named_space
-from ohlora.vector_measures import Results, evaluate, interval, judge_columns, leakage, passes, rising, summary
+from ohlora.vector_measures import (
+    Results,
+    evaluate,
+    interval,
+    judge_columns,
+    leakage,
+    main_readings,
+    passes,
+    rising,
+    summary,
+)
 from ohlora.vector_plots import correlation_histograms, responses, stack, strip
 from ohlora.vectors import Directions, find_directions, group_names, make_tasks
 
@@ -162,6 +172,30 @@ def test_true_directions_pass_every_case_and_the_judge_agrees() -> None:
     content: Any = summary(cases, results)
     assert content["leakage"]["mean"] < 0.02
     assert content["passed"] == {"count": 6, "rate": 1.0}
+
+
+def test_errors_and_rising_steps_are_read_by_the_judge_as_well() -> None:
+    cases, results = outcome_of(readers(), true_directions(), 6)
+    assert (results.judge_rising == 1).all()
+    # A judge whose readings are as far apart over the faces as one standard deviation moves them makes no error.
+    main = main_readings(EXPRESSIONS)
+    moved = cases.judged - cases.judged_before[:, None]
+    before = np.zeros_like(cases.judged_before)
+    before[:, main] = np.array([1, -1, 1, -1, 1, -1], np.float32)[:, None]
+    ideal = before[:, None] + np.zeros_like(moved)
+    ideal[:, :, main] += cases.asked
+    same = evaluate(replace(cases, judged=ideal, judged_before=before), EXPRESSIONS, THRESHOLDS, np.ones(8))
+    np.testing.assert_allclose(same.judge_error, 0, atol=1e-6)
+    turned = evaluate(
+        replace(cases, judged=2 * before[:, None] - ideal, judged_before=before), EXPRESSIONS, THRESHOLDS, np.ones(8)
+    )
+    assert (turned.judge_rising == 0).all()
+    np.testing.assert_allclose(
+        turned.judge_error, 2 * np.abs(cases.asked).mean(axis=0)[None].repeat(6, axis=0), atol=1e-6
+    )
+    content: Any = summary(cases, results)
+    assert set(content["judge_error"]) == set(content["judge_rising"]) == set(EXPRESSIONS)
+    assert "judge_error" not in summary(cases, results, calibrated=False)
 
 
 def test_leakage_says_how_much_else_moves_for_one_that_rises() -> None:

@@ -221,11 +221,16 @@ def edit_table(metrics: Metrics) -> Table:
     """How true edits are: error, monotony, change elsewhere, and whether the person stays the same."""
     test = metrics["test_vectors"]
     names = [name for name, _ in in_order(test["risen"])]
-    error = [("mean error of the change", *(test["error"][name] for name in names))] if "error" in test else []
+    errors: list[Sequence[Cell]] = [
+        (f"mean error of the change, {label}", *(test[key][name] for name in names))
+        for label, key in (("network", "error"), ("judge", "judge_error"))
+        if key in test
+    ]
     rows: list[Sequence[Cell]] = [
         ("rise for a weight of 1, standard deviations", *(test["risen"][name] for name in names)),
-        *error,
-        ("share of steps that rise", *(test["rising"][name] for name in names)),
+        *errors,
+        ("share of steps that rise, network", *(test["rising"][name] for name in names)),
+        ("share of steps that rise, judge", *(test["judge_rising"][name] for name in names)),
         ("pixels elsewhere, levels of 255 for one risen", *(test["outside"].get(name, "–") for name in names)),
     ]
     for label, key in (("network", "leakage"), ("judge", "judge_leakage")):

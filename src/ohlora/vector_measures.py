@@ -34,6 +34,12 @@ def judge_columns(properties: Sequence[str]) -> list[tuple[str, str]]:
     return [(name, reading) for name in properties for reading, part in COUNTERPARTS.items() if part.property == name]
 
 
+def main_readings(properties: Sequence[str]) -> list[int]:
+    """The column in JUDGED of each property's main reading."""
+    main = dict(reversed(judge_columns(properties)))
+    return [JUDGED.index(main[name]) for name in properties]
+
+
 @dataclass(frozen=True)
 class Results:
     """Measures of N cases.
@@ -45,6 +51,8 @@ class Results:
         segmented: float64 (K, P), asked weight against the second algorithm's score.
         rising: float64 (N, P), share of neighbouring weights between which the mean reading rises.
         error: float64 (N, P), mean absolute difference of the asked and the read change, in standard deviations.
+        judge_rising, judge_error: the same of the judge's main reading of each property, in its spread over the
+            unedited images.
         slopes: float64 (N, P, O), change of every score that the property CNN reads for a weight of 1, in standard
             deviations.
         judge_slopes: float64 (N, P, J), the same of the judge's readings, in their spread over the unedited images.
@@ -58,6 +66,8 @@ class Results:
     segmented: np.ndarray
     rising: np.ndarray
     error: np.ndarray
+    judge_rising: np.ndarray
+    judge_error: np.ndarray
     slopes: np.ndarray
     judge_slopes: np.ndarray
     passed: np.ndarray
@@ -90,6 +100,9 @@ def evaluate(
     }
     by_parser = correlations(cases.asked, cases.segmented)
     spread = cases.judged_before.std(axis=0, dtype=np.float64)
+    spread = np.where(spread > 0, spread, np.inf)
+    main = main_readings(properties)
+    judged_change = (cases.judged - cases.judged_before[:, None])[:, :, main] / spread[main]
     change = (cases.scores - cases.before[:, None])[:, :, wanted] / deviations[wanted]
     own, limits = np.diagonal(cross, axis1=1, axis2=2), [thresholds[name] for name in properties]
     return Results(
@@ -99,8 +112,10 @@ def evaluate(
         segmented=np.diagonal(by_parser, axis1=1, axis2=2),
         rising=rising(cases.asked, cases.scores[:, :, wanted]),
         error=np.abs(change - cases.asked).mean(axis=1),
+        judge_rising=rising(cases.asked, cases.judged[:, :, main]),
+        judge_error=np.abs(judged_change - cases.asked).mean(axis=1),
         slopes=slopes(cases.asked, cases.scores) / deviations,
-        judge_slopes=slopes(cases.asked, cases.judged) / np.where(spread > 0, spread, np.inf),
+        judge_slopes=slopes(cases.asked, cases.judged) / spread,
         passed=passes(own, limits),
         passed_absolute=passes(np.abs(own), limits),
     )
@@ -160,10 +175,13 @@ def summary(cases: Cases, results: Results, seed: int = 0, calibrated: bool = Tr
     """
     names, own = results.properties, results.own
     outputs, wanted = ALL_PROPERTY_NAMES[: cases.scores.shape[2]], columns(names, cases.scores.shape[2])
-    main = dict(reversed(list(results.judge)))  # the first reading of each property
-    judge = np.stack([results.judge[name, main[name]] for name in names], axis=1)
-    others = {f"{name}_{reading}": mean(v) for (name, reading), v in results.judge.items() if main[name] != reading}
-    judged = [JUDGED.index(main[name]) for name in names]
+    judged = main_readings(names)
+    judge = np.stack([results.judge[name, JUDGED[column]] for name, column in zip(names, judged, strict=True)], axis=1)
+    others = {
+        f"{name}_{reading}": mean(values)
+        for (name, reading), values in results.judge.items()
+        if JUDGED.index(reading) not in judged
+    }
     # Roll goes with pose by its definition; it is no leak.
     apart = [column for column, reading in enumerate(JUDGED) if column in judged or reading != "roll"]
     judge_rises, judge_wanted = results.judge_slopes[:, :, apart], [apart.index(column) for column in judged]
@@ -186,6 +204,7 @@ def summary(cases: Cases, results: Results, seed: int = 0, calibrated: bool = Tr
         "judge_corr": _by_name(names, judge),
         "judge_corr_other": others,
         "rising": dict(zip(names, results.rising.mean(axis=0).tolist(), strict=True)),
+        "judge_rising": dict(zip(names, results.judge_rising.mean(axis=0).tolist(), strict=True)),
         "risen": dict(zip(names, risen.tolist(), strict=True)),
         "cross_talk_absolute": cross,
         "leakage": leakage_table(results.slopes, wanted, names, outputs),
@@ -198,7 +217,8 @@ def summary(cases: Cases, results: Results, seed: int = 0, calibrated: bool = Tr
     }
     parsed = results.segmented[np.isfinite(results.segmented).all(axis=1)]
     if calibrated:  # else what is asked and what is read have different units
-        content["error"] = {name: mean(column) for name, column in zip(names, results.error.T, strict=True)}
+        for key, errors in (("error", results.error), ("judge_error", results.judge_error)):
+            content[key] = {name: mean(column) for name, column in zip(names, errors.T, strict=True)}
     if len(parsed):
         content["segmented_corr"] = {"cases": len(parsed), **_by_name(names, parsed)}
     content["interval"] = {

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from tqdm import tqdm
 
 from ohlora.errors import UserError
 from ohlora.files import load_npz, read_csv, write_json
@@ -33,7 +34,7 @@ def maps_of(latents: np.ndarray, tasks: list[Task], tsne: Tsne, seed: int) -> di
     """t-SNE points of the low and of the high class, by (group, property); both classes are thinned alike."""
     settings = TsneSettings(**tsne.model_dump(), seed=seed)
     maps = {}
-    for task in tasks:
+    for task in tqdm(tasks, desc="t-SNE", unit="map", disable=None):
         rng = stream(seed, "tsne", task.group, task.property)
         low, high = (thin(side, settings.max_points, rng) for side in (task.low, task.high))
         points = embed(latents[np.concatenate([low, high])], settings)
