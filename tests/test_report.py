@@ -18,6 +18,7 @@ from linear_world import world
 from PIL import Image
 from ruamel.yaml import YAML
 from samples import sample
+from web import PHONE, Visitor
 
 from ohlora.directions import MIN_EXTREMES, Lda, Ridge, unit
 from ohlora.errors import UserError
@@ -179,6 +180,20 @@ def test_the_page_needs_no_other_file(done: Path) -> None:
     text = re.sub(r"base64,[^\"]*", "", page)
     assert "http" not in text
     assert "nan" not in text
+
+
+def test_the_page_opens_from_disk_without_a_network(done: Path, browser: Any) -> None:
+    path = done / "report" / "report.html"
+    visitor = Visitor(browser, path.as_uri(), offline=True)
+    drawn = visitor.page.evaluate("[...document.images].map(image => image.complete && image.naturalWidth > 0)")
+    assert len(drawn) > 10 and all(drawn)
+    assert [url for url in visitor.asked if not url.startswith("data:")] == [path.as_uri()]
+    visitor.asked = []
+    visitor.close()
+    phone = Visitor(browser, path.as_uri(), offline=True, viewport=PHONE)
+    assert phone.size()[0] <= PHONE["width"]  # wide tables scroll within themselves
+    phone.asked = []
+    phone.close()
 
 
 def test_the_page_shows_how_many_pass_each_stage_and_where_it_comes_from(done: Path) -> None:

@@ -18,7 +18,7 @@ from scmrepo.exceptions import SCMError
 
 from ohlora import report
 from ohlora.errors import UserError
-from ohlora.files import atomic
+from ohlora.files import atomic, damage
 from ohlora.page import Picture, Section, Tile, render, tiles
 from ohlora.revision import revision
 from ohlora.stages.paths import COMPARISON_PAGE, METRICS, PLOT
@@ -63,7 +63,10 @@ def state(name: str, folder: Path) -> State:
         except (OSError, DvcException):
             raise UserError(f"{path}: not in {name}; dvc repro makes it") from None
 
-    metrics = {stage: json.loads(read(METRICS.format(stage))) for stage in STAGES}
+    metrics = {}
+    for path in map(METRICS.format, STAGES):
+        with damage(f"{path} of {name}", "metrics"):
+            metrics[Path(path).stem] = json.loads(read(path))
     params = YAML(typ="safe").load(read("params.yaml"))
     pictures = {}
     for picture in PICTURES:
@@ -89,13 +92,14 @@ def sections(before: State, here: State) -> Iterator[Section]:
     old, new = tables_of(before), tables_of(here)
     text = f"{before.name} → {here.name}, with the difference; one number where both are the same."
     yield Section("Numbers", text, [report.compared(old.get(name, new[name]), new[name]) for name in new])
+    common = before.pictures.keys() & here.pictures.keys()
     pairs = [
         Picture(one.pictures[name], f"{caption}, {one.name}", photo=not name.startswith(("vectors", "training")))
         for name, caption in PICTURES.items()
-        if name in before.pictures and name in here.pictures
+        if name in common
         for one in (before, here)
     ]
-    missing = [caption for name, caption in PICTURES.items() if not {name} <= {*before.pictures} & {*here.pictures}]
+    missing = [caption for name, caption in PICTURES.items() if name not in common]
     text = f"Not in the cache of this machine for both: {', '.join(missing)}." if missing else ""
     yield Section("Pictures", text, pictures=pairs, paired=True)
 
