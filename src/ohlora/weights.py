@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +18,12 @@ from ohlora.errors import UserError, one_line
 from ohlora.files import PathLike, damage, load_tensors, read_json
 from ohlora.networks.cnn import Network, PropertyCNN, PropertyDiscriminator, rebuild
 from ohlora.networks.encoder import Encoder
-from ohlora.networks.facexformer import FaceXFormer
 from ohlora.networks.regressor import AttributeNet
 from ohlora.networks.stylegan import Discriminator, Generator
 from ohlora.networks.unet import Parser
+
+if TYPE_CHECKING:
+    from ohlora.networks.facexformer import FaceXFormer
 
 BUNDLED = Path(__file__).resolve().parents[2] / "models" / "bundled"
 BUNDLED_NAMES = ("generator", "discriminator", "parser", "judge", "annotator")
@@ -65,11 +67,14 @@ def load_property_cnn(source: Source) -> PropertyCNN:
     return _named(name, state, PropertyCNN.from_state_dict)
 
 
-def load_facexformer(source: Source) -> FaceXFormer:
+def load_facexformer(source: Source) -> "FaceXFormer":
     """FaceXFormer of a file or state dict, in eval mode; errors as `load_generator`."""
+    # It imports torchvision's models, for which every stage would wait 1.5 s.
+    from ohlora.networks.facexformer import FaceXFormer
+
     state, name = _state(source, "state_dict_backbone")
 
-    def build(_: dict[str, Tensor]) -> FaceXFormer:
+    def build(_: dict[str, Tensor]) -> "FaceXFormer":
         with torch.device("meta"):  # drawing weights that are replaced at once takes longer than loading them
             network = FaceXFormer()
         return network.to_empty(device="cpu")  # all its buffers are in the file
