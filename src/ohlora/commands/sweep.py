@@ -219,7 +219,7 @@ def figure(name: str, table: pd.DataFrame) -> Figure:
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Fills report/comparisons/NAME.csv, and draws the table and the figure of all settings."""
+    """Fills report/comparisons/NAME.csv, and draws table and figure anew with every setting."""
     parser = argparse.ArgumentParser("python -m ohlora sweep", description=__doc__)
     parser.add_argument("name", choices=SWEEPS, help="what differs between the settings")
     name = parser.parse_args(arguments).name
@@ -258,12 +258,11 @@ def run(arguments: Sequence[str]) -> None:
             rows.append(done[0])
             table = pd.DataFrame(rows)
             write_csv(path, pd.concat([table, known[~known["mark"].isin(table["mark"])]], ignore_index=True))
+            save_figure(path.with_suffix(".png"), figure(name, table))
+            with atomic(path.with_suffix(".md")) as temporary:
+                temporary.write_text(markdown(name, table), encoding="utf-8")
         if not rows:
             raise UserError(f"sweep {name}: no setting can be tried with what is there")
-        table = pd.DataFrame(rows)
-        save_figure(path.with_suffix(".png"), figure(name, table))
-        with atomic(path.with_suffix(".md")) as temporary:
-            temporary.write_text(markdown(name, table), encoding="utf-8")
 
 
 # The code that a result depends on.
