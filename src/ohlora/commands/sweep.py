@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from tqdm import tqdm
 
 from ohlora.errors import UserError
@@ -205,6 +206,8 @@ def figure(name: str, table: pd.DataFrame) -> Figure:
     counts = left.twinx()
     counts.bar(values, table["passed"], width=0.02 * (values.max() - values.min()), color="#bbbbbb", zorder=0)
     counts.set_ylabel(f"passed of {table['cases'].iloc[0]:.0f}")
+    counts.set_ylim(0, 1.1 * max(1, table["passed"].max()))
+    counts.yaxis.set_major_locator(MaxNLocator(integer=True))
     left.set_zorder(counts.get_zorder() + 1)
     left.patch.set_visible(False)
     left.legend(frameon=False, fontsize=8)
