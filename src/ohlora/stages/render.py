@@ -74,7 +74,9 @@ def run(name: str) -> None:
         table = pd.DataFrame(asked, columns=list(EXPRESSIONS)).round(4)
         write_csv(f"data/render_{name}/asked.csv", table.rename_axis("id").reset_index())
         # As much as fits below an image: e+1.8 m-0.6 p+1.2 for eyes, mouth, pose.
-        captions = [" ".join(f"{str(key)[0]}{value:+g}" for key, value in row.items()) for row in table.to_dict("records")]
+        captions = [
+            " ".join(f"{name[0]}{value:+g}" for name, value in zip(EXPRESSIONS, row, strict=True)) for row in asked
+        ]
         save_image(PLOT.format(f"render_{name}"), contact_sheet(list(images), COLUMNS, captions))
         numbers = {
             kind: {key: float(np.nan_to_num(value)) for key, value in zip(EXPRESSIONS, values[chosen], strict=True)}
