@@ -133,11 +133,20 @@ def test_parse_gives_classes_whatever_the_batch():
         assert (parse(parser, faces, batch_size) != maps).mean() <= 1e-4
 
 
-def test_parser_sees_minus_one_to_one():
-    class RedAboveZero(torch.nn.Module):
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return torch.stack([torch.zeros_like(images[:, 0]), images[:, 0]], dim=1)
+class RedAboveZero(torch.nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.stack([torch.zeros_like(images[:, 0]), images[:, 0]], dim=1)
 
+
+def test_parser_sees_minus_one_to_one():
     faces = np.zeros((1, 2, 3, 3), dtype=np.uint8)
     faces[0, :, :, 0] = [[0, 127, 128], [255, 1, 200]]
     assert parse(RedAboveZero(), faces, 1)[0].tolist() == [[0, 0, 1], [1, 0, 1]]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 16])
+def test_maps_come_in_the_order_of_the_faces(batch_size: int) -> None:
+    faces = np.zeros((7, 2, 2, 3), np.uint8)
+    faces[[0, 3, 4], ..., 0] = 255
+    assert parse(RedAboveZero(), faces, batch_size)[:, 0, 0].tolist() == [1, 0, 0, 1, 1, 0, 0]
+    assert parse(RedAboveZero(), faces[:0], batch_size).shape == (0, 2, 2)

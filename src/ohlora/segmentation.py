@@ -160,6 +160,6 @@ def parse(
         return logits.argmax(dim=1).to(torch.uint8).cpu().numpy()
 
     cores = torch.get_num_threads() if torch.device(device).type == "cpu" else 1
-    size = min(batch_size, -(-len(faces) // cores))  # something for every core
+    size = max(1, min(batch_size, -(-len(faces) // cores)))  # something for every core
     parts = (faces[start : start + size] for start in range(0, len(faces), size))
     return np.concatenate([np.zeros((0, *faces.shape[1:3]), np.uint8), *in_order(classes, parts, device)])
