@@ -96,5 +96,5 @@ def test_a_character_of_another_world_is_one_line() -> None:
         characters.run()
     Path(CHARACTERS).unlink()
     add_character(CHARACTERS, Character("luna", "hhh", "0" * 16, character().z[:5], np.empty(0, np.float32)))
-    with pytest.raises(UserError, match="luna has 5 numbers, allowed are 24 and no label"):
+    with pytest.raises(UserError, match="luna has 5 numbers and a label of 0, allowed are 24"):
         characters.run()

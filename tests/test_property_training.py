@@ -1,13 +1,15 @@
 """Training of the property CNN: missing scores do not count, the best epoch is kept, the split is honest."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from ohlora.errors import UserError
 from ohlora.networks.cnn import PropertyCNN
 from ohlora.properties import ALL_PROPERTY_NAMES
-from ohlora.property_training import compare, predict, squared_errors, train
+from ohlora.property_training import compare, predict, squared_errors, train, with_mirrored
+from ohlora.stages.train_property_cnn import upright_score
 from ohlora.training import Schedule, seeded
 
 CPU = torch.device("cpu")
@@ -31,14 +33,46 @@ def fitted(seed: int = 0, epochs: int = 6, outputs: int = 8) -> tuple:
     images, targets = toy(outputs=outputs)
     with seeded(seed, "weights"):
         model = PropertyCNN(resolution=64, outputs=outputs)
-    result, valid = train(model, images, targets, 0.2, Schedule(epochs, epochs, 1e-3, 8), seed=seed, device=CPU)
+    result, valid = train(
+        model, images, targets, 0.2, Schedule(epochs, epochs, 1e-3, 8), upright=0.0, seed=seed, device=CPU
+    )
     return model, result, valid, images, targets
 
 
 def test_training_that_diverges_is_one_line() -> None:
     images, targets = toy()
     with pytest.raises(UserError, match=r"train_property_cnn\.learning_rate = 1e\+30: .* is (nan|inf), allowed"):
-        train(PropertyCNN(resolution=64, outputs=8), images, targets, 0.2, Schedule(1, 1, 1e30, 8), seed=0, device=CPU)
+        train(
+            PropertyCNN(resolution=64, outputs=8),
+            images,
+            targets,
+            0.2,
+            Schedule(1, 1, 1e30, 8),
+            upright=0.0,
+            seed=0,
+            device=CPU,
+        )
+
+
+def test_a_mirrored_face_is_tilted_the_other_way_and_else_the_same() -> None:
+    images, targets = toy(10)
+    pose, upright = ALL_PROPERTY_NAMES.index("pose"), 0.3
+    both, scored = with_mirrored(images, torch.from_numpy(targets), upright)
+    scores = scored.numpy()
+    assert torch.equal(both[:10], images)
+    assert torch.equal(both[10:], torch.flip(images, [3]))
+    assert np.array_equal(scores[:10], targets, equal_nan=True)
+    np.testing.assert_allclose(scores[10:, pose] - upright, upright - targets[:, pose])
+    assert np.array_equal(np.delete(scores[10:], pose, 1), np.delete(targets, pose, 1), equal_nan=True)
+
+
+@pytest.mark.parametrize(("shift", "scale"), [(0.0, 1.0), (0.2, 3.0)])
+def test_level_eyes_have_the_score_that_normalisation_gives_a_slope_of_zero(shift: float, scale: float) -> None:
+    raw = np.array([0.1, -0.3, np.nan, 0.25])
+    table = pd.DataFrame({"pose_raw": raw, "pose": (raw - shift) * scale})
+    assert upright_score(table) == pytest.approx(-shift * scale)
+    for untold in ([0.1, 0.1], [np.nan, np.nan]):
+        assert upright_score(pd.DataFrame({"pose_raw": untold, "pose": [0.0, 0.0]})) == 0
 
 
 def test_missing_targets_do_not_count() -> None:
@@ -75,4 +109,13 @@ def test_same_seed_gives_the_same_network() -> None:
 def test_too_few_images_are_an_error() -> None:
     images, targets = toy(10)
     with pytest.raises(UserError, match="10 images have property scores, needed are at least 20"):
-        train(PropertyCNN(resolution=64, outputs=8), images, targets, 0.2, Schedule(1, 1, 1e-3, 8), seed=0, device=CPU)
+        train(
+            PropertyCNN(resolution=64, outputs=8),
+            images,
+            targets,
+            0.2,
+            Schedule(1, 1, 1e-3, 8),
+            upright=0.0,
+            seed=0,
+            device=CPU,
+        )

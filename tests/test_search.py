@@ -57,7 +57,8 @@ def found_with(samples: Samples, params: Vectors) -> Found:
 
 
 def with_skin(samples: Samples) -> dict[str, np.ndarray]:
-    return {"z": samples.z, "scores": samples.scores, "skin": np.zeros((len(samples.z), 3), np.float32)}
+    labels, skin = (np.zeros((len(samples.z), size), np.float32) for size in (0, 3))
+    return {"z": samples.z, "labels": labels, "scores": samples.scores, "skin": skin}
 
 
 def truth() -> np.ndarray:

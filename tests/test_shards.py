@@ -23,7 +23,15 @@ from ohlora import checkpoints, sampling
 from ohlora.errors import UserError
 from ohlora.networks.stylegan import Generator
 from ohlora.rng import standard_normal
-from ohlora.sampling import GPU_SYNTHESIS_CHUNK, MAPPING_CHUNK, SYNTHESIS_CHUNK, arithmetic, map_latents
+from ohlora.sampling import (
+    GPU_SYNTHESIS_CHUNK,
+    MAPPING_CHUNK,
+    SYNTHESIS_CHUNK,
+    arithmetic,
+    labels_for,
+    map_latents,
+    read_scores,
+)
 from ohlora.shards import CODE, PURPOSE, SHARD, ShardedScores
 from ohlora.training import seeded
 
@@ -101,6 +109,21 @@ def test_latents_of_shards_are_those_of_all() -> None:
     z = standard_normal(0, PURPOSE, (COUNT, DIM))
     parts = [map_latents(generator(), z[start : start + SHARD], CPU) for start in range(0, COUNT, SHARD)]
     np.testing.assert_array_equal(np.concatenate(parts), map_latents(generator(), z, CPU))
+
+
+def test_labels_stay_with_their_latents(tmp_path: Path) -> None:
+    """Stopped and taken up, each latent is drawn with its own label."""
+    with seeded(0, "labels"):
+        made = Generator(8, {4: 4, 8: 4}, {"z_dim": DIM, "w_dim": DIM, "width": DIM, "layers": 2, "label_size": 3})
+    made.eval()
+    cnn: Any = Reader()
+    labels = labels_for(made, "drawn", 0, PURPOSE, COUNT)
+    assert labels.shape == (COUNT, 3)
+    w = map_latents(made, standard_normal(0, PURPOSE, (COUNT, DIM)), CPU, labels=labels)
+    expected = np.concatenate([part.numpy() for part in read_scores(made, cnn, w, 64, CPU)])
+    ShardedScores(made, cnn, 0, SHARD, 64, CPU, labels=labels[:SHARD]).run(tmp_path, MARK)
+    again = ShardedScores(made, cnn, 0, COUNT, 64, CPU, labels=labels).run(tmp_path, MARK)
+    np.testing.assert_array_equal(again, expected)
 
 
 def test_killed_at_random_moments_it_ends_with_the_same_bits(tmp_path: Path) -> None:

@@ -17,18 +17,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import ROOT
 from pipeline import STAGES, module, outputs, stages
 from ruamel.yaml import YAML
 
+from ohlora.commands import pick
 from ohlora.errors import UserError
 from ohlora.files import ImageZip, load_npz, read_json
 from ohlora.properties import ALL_PROPERTY_NAMES
 from ohlora.stages import Stage
+from ohlora.stages.generators import named_generator
 from ohlora.stages.paths import (
     BASE,
+    CASE_ARRAYS,
     CASES,
     CHARACTERS,
+    CHARACTERS_TESTED,
     COMPARISON,
     DETECTIONS,
     FILTER,
@@ -300,6 +305,28 @@ def test_batch_size_changes_images_by_rounding_only_and_fewer_images_are_the_fir
     with ImageZip(IMAGES) as images:
         after = images.tensor(images.ids).int()
     assert (before - after).abs().max() <= 1
+
+
+@pytest.mark.usefixtures("world")
+def test_drawn_labels_go_with_their_latents_to_a_character() -> None:
+    """The original's v6: a latent is z with its label, which an edit moves."""
+    neutral = load_npz(SAMPLES)
+    change(sample={"labels": "drawn"}, vectors={"space": "z"})
+    for stage in ("sample", "vectors", "test_vectors"):
+        run(stage)
+    drawn, tested = load_npz(SAMPLES), load_npz(CASE_ARRAYS)
+    assert neutral["labels"].shape == (len(drawn["z"]), 0)
+    assert drawn["labels"].std() == pytest.approx(1, abs=0.1)
+    assert np.array_equal(drawn["z"], neutral["z"])
+    assert not np.allclose(drawn["scores"], neutral["scores"], atol=1e-3)
+    assert np.array_equal(tested["w"], np.concatenate([tested["z"], tested["labels"]], axis=1))
+    directions = load_directions(VECTORS, named_generator("v9", torch.device("cpu")), load_property_cnn(PROPERTY_CNN))
+    assert np.abs(directions.vectors[..., -drawn["labels"].shape[1] :]).max() > 1e-3
+    pick.run(["1", "luna", "--any"])
+    run("characters")
+    expected = pd.read_csv(CASES).loc[1, ["corr_eyes", "corr_mouth", "corr_pose"]]
+    found = pd.read_csv(CHARACTERS_TESTED).loc[0, list(expected.index)]
+    assert found.to_numpy(float) == pytest.approx(expected.to_numpy(float), abs=1e-4)
 
 
 # ---------------------------------------------------------------- bad input

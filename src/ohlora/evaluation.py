@@ -90,7 +90,7 @@ class Cases:
     """The test of N latents with M images each; P properties are asked, O are read, J readings are the judge's.
 
     Attributes:
-        z: float32 (N, z_dim).
+        z, labels: float32 (N, z_dim) and (N, L), L = 0 for neutral ones.
         w: float32 (N, D), their latents in the directions' space before editing.
         groups: int64 (N,), index into the directions' groups.
         asked: float32 (M, P) weights.
@@ -104,6 +104,7 @@ class Cases:
     """
 
     z: np.ndarray
+    labels: np.ndarray
     w: np.ndarray
     groups: np.ndarray
     asked: np.ndarray
@@ -125,6 +126,7 @@ def run_cases(
     calibrated: bool = True,
     n_segmented: int = 0,
     groups: np.ndarray | None = None,
+    labels: np.ndarray | None = None,
 ) -> Cases:
     """Edits, draws and reads all cases; images are batched over cases.
 
@@ -135,9 +137,11 @@ def run_cases(
         calibrated: as in `Directions.move`.
         n_segmented: cases whose images are parsed.
         groups: int (N,), whose vectors each latent gets; None for what is read from its image.
+        labels: of the latents, as in `sampling.map_latents`.
     """
     bench, names = readers.bench, list(directions.properties)
-    w = latents_of(bench.space, bench.generator, z, bench.device)
+    labels = np.empty((len(z), 0), np.float32) if labels is None else labels
+    w = latents_of(bench.space, bench.generator, z, bench.device, labels)
     found, needed = directions.vectors.shape[-1], w.shape[1]
     if found != needed:
         raise UserError(f"vectors of {found} numbers, latents of {needed}: find the vectors again (stage vectors)")
@@ -167,7 +171,9 @@ def run_cases(
             bar.update(len(rows))
     joined = {key: np.concatenate(part) for key, part in parts.items() if key != "segmented"}
     parsed_scores = np.stack(parts["segmented"]) if parts["segmented"] else np.empty((0, len(asked), len(names)))
-    return Cases(z, w, groups, asked, plain.scores, judged_before=plain.judged, segmented=parsed_scores, **joined)
+    return Cases(
+        z, labels, w, groups, asked, plain.scores, judged_before=plain.judged, segmented=parsed_scores, **joined
+    )
 
 
 def groups_of(directions: Directions, scores: np.ndarray) -> np.ndarray:

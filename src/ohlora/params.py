@@ -176,6 +176,7 @@ class Render(Section):
 class Sample(Section):
     """Sampling for the search."""
 
+    labels: Literal["neutral", "drawn"]
     batch_size: BatchSize
     precision: Literal["fp32", "bf16"]
 

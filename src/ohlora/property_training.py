@@ -29,6 +29,19 @@ def squared_errors(predicted: Tensor, targets: Tensor) -> Tensor:
     return errors / there.sum(dim=0).clamp(min=1)
 
 
+def with_mirrored(images: Tensor, targets: Tensor, upright: float) -> tuple[Tensor, Tensor]:
+    """Images (N, 3, H, W) and scores (N, P), and after them the same with left and right exchanged.
+
+    All scores stay as they are but the pose, a slope, which turns round.
+
+    Args:
+        upright: the pose score of level eyes.
+    """
+    turned, pose = targets.clone(), ALL_PROPERTY_NAMES.index("pose")
+    turned[:, pose] = 2 * upright - turned[:, pose]
+    return torch.cat([images, images.flip(3)]), torch.cat([targets, turned])
+
+
 def predict(model: nn.Module, batches: Iterable[Tensor], device: torch.device) -> np.ndarray:
     """Scores float32 (N, P) for batches of uint8 images (n, 3, H, W); the model is in eval mode."""
     with torch.inference_mode():
@@ -42,6 +55,7 @@ def train(
     valid_fraction: float,
     schedule: Schedule,
     *,
+    upright: float,
     seed: int,
     device: torch.device,
     on_epoch: Callable[[dict[str, float]], None] = lambda metrics: None,
@@ -53,7 +67,8 @@ def train(
             hairstyle; all P are learnt.
         images: uint8 (N, 3, H, W) RGB.
         targets: (N, P) normalised scores; NaN is missing and does not count.
-        valid_fraction: share of the images held back.
+        valid_fraction: share of the images held back; the others are learnt from as they are and mirrored.
+        upright: as in `with_mirrored`.
         on_epoch: called with the metrics of each epoch: train_loss (all P), loss (without NOT_DECIDING: early
             stopping and the best epoch go by it), and each property.
 
@@ -84,7 +99,7 @@ def train(
         model,
         lambda x: _signed(x, device),
         lambda predicted, y: squared_errors(predicted, y).mean(),
-        (images[train_], scores[train_]),
+        with_mirrored(images[train_], scores[train_], upright),
         evaluate,
         schedule,
         seed=seed,

@@ -22,6 +22,7 @@ GPU_SYNTHESIS_CHUNK = 64  # fewer do not fill a GPU: starting its work would tak
 CENTRE_LATENTS = 32  # z whose mean w is the centre of a label
 
 Precision = Literal["fp32", "bf16"]
+Labels = Literal["neutral", "drawn"]
 T = TypeVar("T")
 Encode = Callable[[Generator, Tensor, Tensor | None], Tensor]  # z (N, z_dim) and labels -> latents (N, D)
 Draw = Callable[[Generator, Tensor], Tensor]  # latents (N, D) -> images (N, 3, R, R) about [-1, 1]
@@ -31,6 +32,15 @@ def neutral_label(generator: Generator, count: int, device: torch.device | str) 
     """Labels (count, L) of zeros, the mean scores, for a generator with label inputs; None for one without."""
     size = generator.mapping.label_size
     return torch.zeros(count, size, device=device) if size else None
+
+
+def labels_for(generator: Generator, how: Labels, seed: int, purpose: str, count: int) -> np.ndarray:
+    """Labels, float32 (count, L), of a purpose's latents: drawn with mean 0 and deviation 1, as scores have, or L = 0.
+
+    Those of a longer count begin with those of a shorter one.
+    """
+    size = generator.mapping.label_size if how == "drawn" else 0
+    return standard_normal(seed, f"{purpose}_labels", (count, size))
 
 
 def draw_w(generator: Generator, z: Tensor, label: Tensor | None, psi: float = 1.0) -> Tensor:
@@ -55,12 +65,16 @@ def map_latents(
     encode: Encode = draw_w,
     labels: np.ndarray | None = None,
 ) -> np.ndarray:
-    """w or other latents, float32 (N, D), of z, float32 (N, z_dim), and labels, float32 (N, L); None: neutral ones."""
+    """w or other latents, float32 (N, D), of z, float32 (N, z_dim), and labels, float32 (N, L).
+
+    Labels are neutral where there are none, or L is 0.
+    """
+    given = None if labels is None or labels.shape[1] == 0 else torch.from_numpy(labels)
 
     @torch.inference_mode()
     def encoded(rows: slice) -> Tensor:
         chunk = torch.from_numpy(z[rows]).to(device)
-        label = neutral_label(generator, len(chunk), device) if labels is None else torch.from_numpy(labels[rows])
+        label = neutral_label(generator, len(chunk), device) if given is None else given[rows]
         return encode(generator, chunk, None if label is None else label.to(device)).float().cpu()
 
     parts = [slice(start, start + MAPPING_CHUNK) for start in range(0, len(z), MAPPING_CHUNK)]

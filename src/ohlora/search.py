@@ -110,14 +110,15 @@ def search(
     """Finds the vectors of all groups and expressions, and their strengths.
 
     Args:
-        samples: float32 z (N, z_dim), and of their images the scores (N, 7 or 8) and the skin's colours (N, 3).
+        samples: float32 z (N, z_dim), labels (N, L), L = 0 for neutral ones, and of their images the scores (N, 7 or 8)
+            and the skin's colours (N, 3).
         medians: (L,) cut-offs of `params.groups`.
 
     Raises:
         UserError: too few samples, equal scores, or a space or method that the generator has not.
     """
     scores = samples["scores"]
-    latents = latents_of(bench.space, bench.generator, samples["z"], bench.device)
+    latents = latents_of(bench.space, bench.generator, samples["z"], bench.device, samples["labels"])
     moved = bench.space.moved(bench.generator)
     names, wanted, outputs = group_names(len(params.groups)), columns(EXPRESSIONS), scores.shape[1]
     groups = assign_groups(scores[:, columns(params.groups, outputs)], medians)

@@ -33,6 +33,7 @@ class ShardedScores:
         generator, property_cnn: in eval mode and on `device`.
         seed, count: of the latents.
         batch_size, precision: as in `sampling.read_images`.
+        labels: float32 (count, L) of the latents, as in `sampling.map_latents`.
     """
 
     def __init__(
@@ -44,10 +45,12 @@ class ShardedScores:
         batch_size: int,
         device: torch.device,
         precision: Precision = "fp32",
+        labels: np.ndarray | None = None,
     ):
         self.generator, self.property_cnn, self.device = generator, property_cnn, device
         self.batch_size, self.precision = batch_size, precision
         self._stream, self._z_dim = stream(seed, PURPOSE), generator.mapping.z_dim
+        self.labels = np.empty((count, 0), np.float32) if labels is None else labels
         self.scores = torch.empty(count, property_cnn.outputs)
         self.done = self._known = 0
 
@@ -93,20 +96,20 @@ class ShardedScores:
         """One shard of every process; False, and nothing done, if one of them was interrupted."""
         rows = min(SHARD * distributed.size(), len(self.scores) - self.done)
         z = self._stream.standard_normal((rows, self._z_dim), dtype=np.float32)
-        own = z[distributed.rank() * SHARD :][:SHARD]
-        scores = self._shard(own, checkpoint.interrupted, bar)
+        own = slice(distributed.rank() * SHARD, (distributed.rank() + 1) * SHARD)
+        scores = self._shard(z[own], self.labels[self.done :][own], checkpoint.interrupted, bar)
         if checkpoint.stopped():
             return False
         self.scores[self.done : self.done + rows] = distributed.gather(scores)[:rows].cpu()
         self.done += rows
         return True
 
-    def _shard(self, z: np.ndarray, interrupted: Callable[[], bool], bar: tqdm) -> Tensor:
+    def _shard(self, z: np.ndarray, labels: np.ndarray, interrupted: Callable[[], bool], bar: tqdm) -> Tensor:
         """Scores (SHARD, P) of at most so many latents, zeros below them."""
         scores, done = torch.zeros(SHARD, self.scores.shape[1], device=self.device), 0
         if len(z) == 0:
             return scores
-        w = map_latents(self.generator, z, self.device)
+        w = map_latents(self.generator, z, self.device, labels=labels)
         parts = read_scores(self.generator, self.property_cnn, w, self.batch_size, self.device, self.precision)
         for part in parts:
             scores[done : done + len(part)] = part

@@ -99,7 +99,7 @@ def named_space(name: str) -> Space:
 def latents_of(
     space: Space, generator: Generator, z: np.ndarray, device: torch.device | str, labels: np.ndarray | None = None
 ) -> np.ndarray:
-    """Latents, float32 (N, D), of z, float32 (N, z_dim), and labels, float32 (N, L), None for neutral ones.
+    """Latents, float32 (N, D), of z, float32 (N, z_dim), and labels as in `map_latents`.
 
     Raises:
         UserError: the generator, in eval mode and on `device`, has no such position.

@@ -6,8 +6,6 @@ plots/test_vectors/passed.png shows the cases that passed, the best first.
 import argparse
 from collections.abc import Sequence
 
-import numpy as np
-
 from ohlora.characters import NAME, Character, add_character, vectors_mark
 from ohlora.errors import UserError
 from ohlora.files import load_npz, read_csv
@@ -29,11 +27,11 @@ def run(arguments: Sequence[str]) -> None:
     if not table.loc[options.case, "passed"] and not options.any:
         passed = ", ".join(map(str, table.index[table["passed"] == 1])) or "none"
         raise UserError(f"case {options.case} did not pass (passed: {passed}); --any takes it all the same")
-    tested = load_npz(CASE_ARRAYS, "vectors", z="nz")
+    tested = load_npz(CASE_ARRAYS, "vectors", z="nz", labels="nl")
     mark, z = str(tested["vectors"]), tested["z"]
     if len(z) != len(table) or mark != vectors_mark(VECTORS):
         raise UserError(f"{CASES}: not the test of the present vectors; run dvc repro test_vectors first")
     group = str(table.loc[options.case, "group"])
-    latent = z[table.index.get_loc(options.case)]
-    add_character(CHARACTERS, Character(options.name, group, mark, latent, np.empty(0, np.float32)))
+    row = table.index.get_loc(options.case)
+    add_character(CHARACTERS, Character(options.name, group, mark, z[row], tested["labels"][row]))
     print(f"{CHARACTERS}: {options.name}, group {group}; dvc repro characters tests and draws it")

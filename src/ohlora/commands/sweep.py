@@ -27,6 +27,7 @@ from ohlora.plots import save_figure
 from ohlora.properties import EXPRESSIONS, GROUPING, GROUPING_16
 from ohlora.report import Table, to_markdown
 from ohlora.rng import standard_normal
+from ohlora.sampling import Labels, labels_for
 from ohlora.search import Workbench, search
 from ohlora.spaces import named_space
 from ohlora.stages import Stage
@@ -128,7 +129,9 @@ def measure(params: Params, readers: Readers, samples: Mapping[str, np.ndarray],
     searched = time.monotonic() - started
     z = standard_normal(seed, "test_vectors", (params.sweep.n_cases, samples["z"].shape[1]))
     weights = test.weights.model_dump()
-    cases = run_cases(readers, found.directions, z, weights, test.calibrated, test.n_segmented)
+    how: Labels = "drawn" if samples["labels"].shape[1] else "neutral"  # as the samples were
+    labels = labels_for(readers.bench.generator, how, seed, "test_vectors", len(z))
+    cases = run_cases(readers, found.directions, z, weights, test.calibrated, test.n_segmented, labels=labels)
     results = evaluate(cases, EXPRESSIONS, test.thresholds.model_dump(), found.directions.deviations)
     content: Any = summary(cases, results, seed, test.calibrated)
     nothing = dict.fromkeys((*EXPRESSIONS, "sum"), math.nan)
@@ -232,8 +235,8 @@ def run(arguments: Sequence[str]) -> None:
         generator = named_generator(params.vectors.generator, device)
         cnn = load_property_cnn(PROPERTY_CNN).to(device)
         judge, parsing = (load_bundled(network).to(device) for network in ("judge", "parser"))
-        samples = load_npz(SAMPLES, z="nz", scores="np", skin="nc")
-        digest = hashlib.sha256(b"".join(samples[name].tobytes() for name in ("scores", "skin")))
+        samples = load_npz(SAMPLES, z="nz", labels="nl", scores="np", skin="nc")
+        digest = hashlib.sha256(b"".join(samples[name].tobytes() for name in ("labels", "scores", "skin")))
         digest.update(Path(SCORES_CNN).read_bytes())  # its medians make the groups
         inputs = weights_fingerprint(generator, cnn, judge, parsing) + code_fingerprint(CODE) + digest.hexdigest()[:16]
         path = Path(COMPARED.format(f"{name}.csv"))

@@ -9,6 +9,7 @@ from ohlora.characters import Character, read_characters, vectors_mark
 from ohlora.errors import UserError
 from ohlora.evaluation import Readers, run_cases
 from ohlora.files import write_csv, write_json
+from ohlora.networks.stylegan import Mapping
 from ohlora.params import TestVectors
 from ohlora.plots import contact_sheet, save_image
 from ohlora.responses import weight_grid
@@ -17,7 +18,7 @@ from ohlora.stages import Stage
 from ohlora.stages.generators import named_generator
 from ohlora.stages.paths import CHARACTERS, CHARACTERS_TESTED, METRICS, PLOT, PROPERTY_CNN, VECTORS
 from ohlora.stages.test_vectors import case_table, draw_strip
-from ohlora.vector_measures import Results, evaluate
+from ohlora.vector_measures import evaluate
 from ohlora.vector_plots import stack
 from ohlora.vectors import Directions
 from ohlora.weights import load_bundled, load_property_cnn
@@ -25,20 +26,26 @@ from ohlora.weights import load_bundled, load_property_cnn
 GRID_COLUMNS = 10
 
 
-def latents_and_groups(
-    characters: list[Character], directions: Directions, z_dim: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """z, float32 (N, z_dim), and groups, int64 (N,). Raises UserError for one that this generator cannot draw."""
+def latents_of_rows(
+    characters: list[Character], directions: Directions, mapping: Mapping
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """z, float32 (N, z_dim), labels, float32 (N, L), and groups, int64 (N,), of rows of the table.
+
+    Raises:
+        UserError: one that this generator cannot draw, or of another group.
+    """
+    z_dim, size = mapping.z_dim, mapping.label_size
     for one in characters:
-        if len(one.z) != z_dim or one.label.any():
-            found = f"{len(one.z)} numbers" + (f" and a label of {len(one.label)}" if one.label.any() else "")
-            raise UserError(f"{CHARACTERS}: {one.name} has {found}, allowed are {z_dim} and no label but zeros")
+        if len(one.z) != z_dim or len(one.label) not in (0, size):
+            found = f"{len(one.z)} numbers and a label of {len(one.label)}"
+            raise UserError(f"{CHARACTERS}: {one.name} has {found}, allowed are {z_dim} and a label of 0 or {size}")
         if one.group not in directions.groups:
             raise UserError(
                 f"{CHARACTERS}: {one.name} is of group {one.group}, there are {', '.join(directions.groups)}"
             )
+    labels = [one.label if len(one.label) else np.zeros(size, np.float32) for one in characters]
     groups = [list(directions.groups).index(one.group) for one in characters]
-    return np.stack([one.z for one in characters]), np.array(groups, dtype=np.int64)
+    return np.stack([one.z for one in characters]), np.stack(labels), np.array(groups, dtype=np.int64)
 
 
 def draw(
@@ -58,28 +65,34 @@ def draw(
 def run() -> None:
     """Writes the table of results and a picture of each character."""
     with Stage("characters", "test_vectors", "vectors.generator") as stage:
-        params, characters = stage.params.test_vectors, read_characters(CHARACTERS)
+        characters = read_characters(CHARACTERS)
         folder = Path(PLOT.format("characters/x")).parent
         folder.mkdir(parents=True, exist_ok=True)
         for old in folder.glob("*.png"):
             old.unlink()
-        generator = named_generator(stage.params.vectors.generator, stage.device)
-        cnn = load_property_cnn(PROPERTY_CNN).to(stage.device)
-        directions, bench = load_found(VECTORS, generator, cnn, stage.device, stage.params.sample.batch_size)
-        mark, table, names = vectors_mark(VECTORS), pd.DataFrame({"name": []}), list(directions.properties)
-        if characters:
-            readers = Readers(bench, load_bundled("judge").to(stage.device))
-            z, groups = latents_and_groups(characters, directions, generator.mapping.z_dim)
-            cases = run_cases(readers, directions, z, params.weights.model_dump(), params.calibrated, groups=groups)
-            results: Results = evaluate(cases, names, params.thresholds.model_dump(), directions.deviations)
-            # Who is taken for whom depends on who else is there, so it says nothing about a few.
-            table = case_table(cases, results, directions.groups).drop(columns=["case", "recognised"])
-            table.insert(0, "name", [one.name for one in characters])
-            table["other_vectors"] = [int(one.vectors != mark) for one in characters]
-            for place, one in enumerate(characters):
-                strip = draw_strip(bench, directions, cases, results, place, params)
-                picture = draw(bench, directions, cases.w[place], groups[place], strip, params)
-                save_image(PLOT.format(f"characters/{one.name}"), picture)
+        table = tested(characters, stage) if characters else pd.DataFrame({"name": []})
         write_csv(CHARACTERS_TESTED, table)
         counts = {key: int(table[key].sum()) if len(table) else 0 for key in ("passed", "other_vectors")}
         write_json(METRICS.format("characters"), {"characters": len(table), **counts})
+
+
+def tested(characters: list[Character], stage: Stage) -> pd.DataFrame:
+    """Results of the test, one row a character; draws them."""
+    params = stage.params.test_vectors
+    generator = named_generator(stage.params.vectors.generator, stage.device)
+    cnn = load_property_cnn(PROPERTY_CNN).to(stage.device)
+    directions, bench = load_found(VECTORS, generator, cnn, stage.device, stage.params.sample.batch_size)
+    readers, mark = Readers(bench, load_bundled("judge").to(stage.device)), vectors_mark(VECTORS)
+    z, labels, groups = latents_of_rows(characters, directions, generator.mapping)
+    weights, thresholds = params.weights.model_dump(), params.thresholds.model_dump()
+    cases = run_cases(readers, directions, z, weights, params.calibrated, groups=groups, labels=labels)
+    results = evaluate(cases, list(directions.properties), thresholds, directions.deviations)
+    for place, one in enumerate(characters):
+        strip = draw_strip(bench, directions, cases, results, place, params)
+        picture = draw(bench, directions, cases.w[place], groups[place], strip, params)
+        save_image(PLOT.format(f"characters/{one.name}"), picture)
+    # Who is taken for whom depends on who else is there, so it says nothing about a few.
+    table = case_table(cases, results, directions.groups).drop(columns=["case", "recognised"])
+    table.insert(0, "name", [one.name for one in characters])
+    table["other_vectors"] = [int(one.vectors != mark) for one in characters]
+    return table

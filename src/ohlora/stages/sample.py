@@ -13,6 +13,7 @@ from ohlora.params import fingerprint
 from ohlora.plots import histograms, save_figure
 from ohlora.properties import ALL_PROPERTY_NAMES
 from ohlora.rng import standard_normal
+from ohlora.sampling import labels_for
 from ohlora.shards import CODE, PURPOSE, ShardedScores
 from ohlora.stages import Stage
 from ohlora.stages.generators import named_generator
@@ -20,18 +21,19 @@ from ohlora.stages.paths import METRICS, PLOT, PROPERTY_CNN, SAMPLE_CHECKPOINT, 
 from ohlora.weights import load_property_cnn
 
 
-def write(z: np.ndarray, scores: np.ndarray, skin: np.ndarray) -> None:
+def write(z: np.ndarray, labels: np.ndarray, scores: np.ndarray, skin: np.ndarray) -> None:
     """The samples; histograms, means and spreads of the scores.
 
     Args:
-        z, scores, skin: float32 (N, z_dim), and of their images the scores (N, 7 or 8) and the skin's colours (N, 3).
+        z, labels: float32 (N, z_dim) and (N, L), L = 0 for neutral ones.
+        scores, skin: float32 (N, 7 or 8) and (N, 3), the images' scores and the skin's colours.
 
     Raises:
         UserError: a score is no number.
     """
     if not np.isfinite(scores).all():
         raise UserError(f"{PROPERTY_CNN}: reads no number from some images; train it again (train_property_cnn)")
-    save_npz(SAMPLES, z=z, scores=scores, skin=skin)
+    save_npz(SAMPLES, z=z, labels=labels, scores=scores, skin=skin)
     names = ALL_PROPERTY_NAMES[: scores.shape[1]]  # a network of 7 outputs reads no hairstyle
     columns = dict(zip(names, scores.T.astype(np.float64), strict=True))
     save_figure(PLOT.format("sample"), histograms(columns))
@@ -41,7 +43,7 @@ def write(z: np.ndarray, scores: np.ndarray, skin: np.ndarray) -> None:
 
 def run() -> None:
     """Makes the images of all latents once, keeps none, and writes what was read from them."""
-    with Stage("sample", "seed", "n_samples", "sample.precision", "vectors.generator") as stage:
+    with Stage("sample", "seed", "n_samples", "sample.labels", "sample.precision", "vectors.generator") as stage:
         params, device, count = stage.params.sample, stage.device, stage.params.n_samples
         generator = named_generator(stage.params.vectors.generator, device)
         cnn = load_property_cnn(PROPERTY_CNN).to(device)
@@ -50,7 +52,10 @@ def run() -> None:
             "inputs": weights_fingerprint(generator, cnn),
             "code": code_fingerprint(CODE),
         }
-        shards = ShardedScores(generator, WithSkin(cnn), stage.seed, count, params.batch_size, device, params.precision)
+        labels = labels_for(generator, params.labels, stage.seed, PURPOSE, count)
+        shards = ShardedScores(
+            generator, WithSkin(cnn), stage.seed, count, params.batch_size, device, params.precision, labels
+        )
         scores, skin = np.split(shards.run(Path(SAMPLE_CHECKPOINT), mark), [cnn.outputs], axis=1)
         if distributed.rank() == 0:
-            write(standard_normal(stage.seed, PURPOSE, (count, generator.mapping.z_dim)), scores, skin)
+            write(standard_normal(stage.seed, PURPOSE, (count, generator.mapping.z_dim)), labels, scores, skin)

@@ -12,6 +12,7 @@ from ohlora.params import TestVectors
 from ohlora.plots import contact_sheet, save_figure, save_image
 from ohlora.properties import ALL_PROPERTY_NAMES, columns
 from ohlora.rng import standard_normal
+from ohlora.sampling import labels_for
 from ohlora.search import Workbench, load_found
 from ohlora.stages import Stage
 from ohlora.stages.generators import named_generator
@@ -97,7 +98,8 @@ def passed_sheet(bench: Workbench, cases: Cases, results: Results) -> np.ndarray
 
 def run() -> None:
     """Writes the cases, their readings, the means, strips and figures."""
-    with Stage("test_vectors", "seed", "segment.margin", "vectors.generator", "test_vectors") as stage:
+    needed = ("seed", "sample.labels", "segment.margin", "vectors.generator", "test_vectors")
+    with Stage("test_vectors", *needed) as stage:
         params = stage.params.test_vectors
         generator = named_generator(stage.params.vectors.generator, stage.device)
         cnn = load_property_cnn(PROPERTY_CNN).to(stage.device)
@@ -105,7 +107,15 @@ def run() -> None:
         judge, parser = (load_bundled(name).to(stage.device) for name in ("judge", "parser"))
         readers = Readers(bench, judge, parser, stage.params.segment.margin)
         z = standard_normal(stage.seed, "test_vectors", (params.n_cases, generator.mapping.z_dim))
-        cases = run_cases(readers, directions, z, params.weights.model_dump(), params.calibrated, params.n_segmented)
+        cases = run_cases(
+            readers,
+            directions,
+            z,
+            params.weights.model_dump(),
+            params.calibrated,
+            params.n_segmented,
+            labels=labels_for(generator, stage.params.sample.labels, stage.seed, "test_vectors", params.n_cases),
+        )
         names = list(directions.properties)
         results = evaluate(cases, names, params.thresholds.model_dump(), directions.deviations)
         write_csv(CASES, case_table(cases, results, directions.groups))

@@ -28,11 +28,20 @@ def summary(fitted: Fitted, comparison: pd.DataFrame, images: int) -> dict[str, 
     return {"images": images, "best_epoch": fitted.best_epoch, "loss": fitted.best["loss"], "properties": finite}
 
 
+def upright_score(scores: pd.DataFrame) -> float:
+    """The normalised pose score of level eyes, whose raw score, a slope, is 0; 0 where that cannot be told."""
+    raw, normalised = scores[["pose_raw", "pose"]].dropna().sort_values("pose_raw").to_numpy().T
+    if len(raw) == 0 or raw[0] == raw[-1]:
+        return 0.0
+    return float(normalised[0] - raw[0] * (normalised[-1] - normalised[0]) / (raw[-1] - raw[0]))
+
+
 def run() -> None:
     """Writes the network, its scores of all images that the filter keeps, and how they compare with those it learnt."""
     with Stage("train_property_cnn", "seed", "train_property_cnn") as stage, ImageZip(IMAGES) as archive:
         params = stage.params.train_property_cnn
-        scores = read_csv(SCORES_V2, {"id": int, **dict.fromkeys(ALL_PROPERTY_NAMES, float)}, missing=True)
+        wanted = {"id": int, **dict.fromkeys((*ALL_PROPERTY_NAMES, "pose_raw"), float)}
+        scores = read_csv(SCORES_V2, wanted, missing=True, defaults={"pose_raw": ""})  # a table from elsewhere has none
         if scores.empty:
             raise UserError(f"{SCORES_V2}: no row in it; run stage score again")
         ids, targets = scores["id"].to_numpy(), scores[list(ALL_PROPERTY_NAMES)].to_numpy()
@@ -48,6 +57,7 @@ def run() -> None:
                 targets,
                 params.valid_fraction,
                 schedule,
+                upright=upright_score(scores),
                 seed=stage.seed,
                 device=stage.device,
                 on_epoch=lambda metrics: log("", metrics),

@@ -65,7 +65,7 @@ def run() -> None:
     """Writes the vectors, their accuracies, and a page of t-SNE maps."""
     with Stage("vectors", "seed", "k_percent", "vectors") as stage:
         params = stage.params.vectors
-        samples = load_npz(SAMPLES, z="nz", scores="np", skin="nc")
+        samples = load_npz(SAMPLES, z="nz", labels="nl", scores="np", skin="nc")
         bench = Workbench(
             named_generator(params.generator, stage.device),
             load_property_cnn(PROPERTY_CNN).to(stage.device),
