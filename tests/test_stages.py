@@ -278,8 +278,11 @@ REPEATED = [
 def test_same_params_give_the_same_bytes(world: Path, finished: Path, stage: str) -> None:
     run(stage)
     for path in outputs(stage):
-        if path.suffix in (".csv", ".json", ".npz", ".safetensors") and path.name != "metrics.json":
+        if path.suffix in (".csv", ".npz", ".safetensors"):
             assert (world / path).read_bytes() == (finished / path).read_bytes(), path
+        elif path.suffix == ".json" and path.name != "metrics.json":
+            again, first = (read_json(folder / path) | {"minutes": 0} for folder in (world, finished))
+            assert again == first, path
 
 
 @pytest.mark.usefixtures("world")
