@@ -68,15 +68,15 @@ def linear_studio(params: dict[str, Any], *others: Faces) -> Studio:
     return Studio([linear_faces(), *others], TestVectors.model_validate(params["test_vectors"]))
 
 
-def write_cases(folder: Path) -> np.ndarray:
-    """Five tested cases; gives their z, float32 (5, 24)."""
+def write_cases(folder: Path, labels: int = 0) -> np.ndarray:
+    """Five tested cases, with drawn labels of so many numbers; gives their z, float32 (5, 24)."""
     z = standard_normal(8, "cases", (5, 24))
     table = pd.DataFrame({"case": range(5), "group": ["h", "l", "h", "l", "h"], "passed": 0})
     table.loc[list(PASSED), "passed"] = 1
     for name in EXPRESSIONS:
         table[f"corr_{name}"] = [0.5, 0.93, np.nan, 0.95, 0.6]
     write_csv(folder / CASES, table)
-    save_npz(folder / CASE_ARRAYS, z=z, vectors=np.array(MARK))
+    save_npz(folder / CASE_ARRAYS, z=z, labels=standard_normal(9, "labels", (5, labels)), vectors=np.array(MARK))
     return z
 
 

@@ -206,6 +206,11 @@ def test_tested_cases_are_offered_the_passed_first(studio: Studio, folder: Path)
         state = await (await client.get("/api/state")).json()
         assert state["cases"] == []
         assert "no column corr_eyes" in state["problems"][0]
+        # Without their labels they would be other faces.
+        write_cases(folder, labels=3)
+        state = await (await client.get("/api/state")).json()
+        assert state["cases"] == []
+        assert "drawn labels (sample.labels)" in state["problems"][0]
 
     ask(studio, work)
 

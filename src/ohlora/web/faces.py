@@ -298,8 +298,10 @@ class Sources:
         if self._cases is None or self._cases[0] != mark:
             own = {f"corr_{name}": float for name in EXPRESSIONS}
             table = read_csv(CASES, {"case": int, "group": str, "passed": int, **own}, key="case", missing=True)
-            arrays = load_npz(CASE_ARRAYS, "vectors", z="nz")
+            arrays = load_npz(CASE_ARRAYS, "vectors", z="nz", labels="nl")
             z = arrays["z"]
+            if arrays["labels"].any():
+                raise UserError(f"{CASE_ARRAYS}: the cases have drawn labels (sample.labels), allowed are neutral ones")
             if len(z) != len(table):
                 raise UserError(f"{CASE_ARRAYS}: {len(z)} cases, {CASES} has {len(table)}; test the vectors again")
             sums = table[list(own)].fillna(-1.0).sum(axis=1)  # as in the test's ranking
