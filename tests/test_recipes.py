@@ -59,6 +59,10 @@ def test_table_has_a_line_for_every_recipe(tmp_path: Path, monkeypatch: pytest.M
     Path(PLOT.format("measure_v9")).write_bytes(b"cut")
     with pytest.raises(UserError, match=r"measure_v9\.png: truncated, damaged or not a picture"):
         recipes.run([])
+    Path(PLOT.format("measure_v9")).unlink()  # as in a fresh clone
+    recipes.run([])
+    with Image.open(COMPARED.format("recipes.jpg")) as picture:
+        assert picture.height == 4 * len(RECIPES)
 
 
 def test_recipes_that_were_measured_are_shown_and_older_ones_marked(

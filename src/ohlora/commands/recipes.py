@@ -71,13 +71,15 @@ def picture(name: str) -> np.ndarray:
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Writes the table, and a row of the same latents' images for each generator."""
+    """Writes the table, and a row of the same latents' images for each generator whose images are here."""
     argparse.ArgumentParser("python -m ohlora recipes", description=__doc__).parse_args(arguments)
     needed, others = stale_stages()
     table = table_of([*needed, *others])
     text = to_markdown(table)
     with atomic(Path(COMPARED.format("recipes.md"))) as temporary:
         temporary.write_text(text, encoding="utf-8")
-    rows = [picture(str(line[0]).split()[0]) for line in table.rows]
-    save_image(COMPARED.format("recipes.jpg"), np.concatenate(rows))
+    names = [str(line[0]).split()[0] for line in table.rows]
+    drawn = [name for name in names if Path(PLOT.format(f"measure_{name}")).exists()]  # numbers are in git, these not
+    if drawn:
+        save_image(COMPARED.format("recipes.jpg"), np.concatenate([picture(name) for name in drawn]))
     print(text)
