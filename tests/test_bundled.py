@@ -11,7 +11,8 @@ import torch
 
 from ohlora.networks.stylegan import Generator, to_uint8
 from ohlora.plots import correlation
-from ohlora.pretrain import readers, renders, train_parser, train_reader
+from ohlora.pretrain import readers, renders, train_parser, train_property_cnn, train_reader
+from ohlora.properties import ALL_PROPERTY_NAMES
 from ohlora.rng import standard_normal
 from ohlora.segmentation import FaceDetector
 from ohlora.weights import load_bundled
@@ -66,6 +67,16 @@ def test_annotator_answers_as_a_person_would(faces: Path, people: pd.DataFrame) 
     assert list(read) == list(labels) == ["gender", "quality", "age", "glass"]
     for name, least in {"gender": 0.9, "quality": 0.85, "age": 0.75, "glass": 0.9}.items():
         assert np.mean((read[name] > 0.5) == (labels[name] > 0.5)) >= least, name
+
+
+def test_property_cnn_reads_scores_of_true_maps(faces: Path) -> None:
+    images, maps = renders.load_images(faces), renders.load_maps(faces)
+    read = train_property_cnn.read_all(bundled("property_cnn"), images, CPU)
+    scores = dict(
+        zip(ALL_PROPERTY_NAMES, zip(read.T, train_property_cnn.score(images, maps).T, strict=True), strict=True)
+    )
+    for name, bar in {"eyes": 0.8, "mouth": 0.85, "pose": 0.9, "hair_color": 0.9, "background_mean": 0.9}.items():
+        assert correlation(*scores[name]) > bar, name
 
 
 def test_generator_draws_faces_that_a_detector_of_photographs_finds() -> None:

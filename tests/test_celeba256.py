@@ -44,6 +44,7 @@ def test_setting_is_valid_and_is_the_originals(tmp_path: Path) -> None:
         "age_max": 0.008,
         "glass_max": 0.01,
     }
+    assert params.train_property_cnn.initial == "none"
     assert params.train_filter.learning_rate == params.train_property_cnn.learning_rate == 5e-5
     assert (params.train_filter.gender.max_valid_loss, params.train_filter.quality.max_valid_loss) == (0.35, 0.13)
     assert {recipe.rate_factor for recipe in (params.finetune.v1, params.finetune.v8, params.finetune.v9)} == {1.0}
@@ -57,6 +58,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_params: WritePa
     changes: dict[str, Any] = {
         "base.weights": "celeba256",
         "segment.backend": "facexformer",
+        "train_property_cnn.initial": "none",
         "synthesize.n_images": 20,
         "label.n_labels": 10,
         "runtime.device": "cpu",

@@ -137,6 +137,14 @@ def test_narrow_below_256_pixels():
     assert (GenderCNN(128).width, GenderCNN(256).width) == (0.25, 1.0)
 
 
+def test_rescaled_outputs_are_the_old_ones_times_factor_plus_offset():
+    model, images = PropertyCNN(64, 8).eval(), torch.rand(2, 3, 64, 64) * 2 - 1
+    factors, offsets = torch.arange(1.0, 9.0), torch.linspace(-1, 1, 8)
+    before = model(images)
+    model.rescale(factors, offsets)
+    torch.testing.assert_close(model(images), before * factors + offsets, rtol=1e-5, atol=1e-5)
+
+
 def test_images_of_another_size_are_refused():
     with pytest.raises(UserError, match="64x64 pixels cannot read"):
         network("glass", 64)(torch.zeros(1, 3, 32, 32))

@@ -198,6 +198,24 @@ def test_errors_and_rising_steps_are_read_by_the_judge_as_well() -> None:
     assert "judge_error" not in summary(cases, results, calibrated=False)
 
 
+def test_a_closed_mouth_bounds_what_can_be_reached() -> None:
+    cases, free = outcome_of(readers(), true_directions(), 6)
+    np.testing.assert_allclose(free.reachable[:, 0], 1, atol=1e-6)
+    mouth = columns(["mouth"])[0]
+    before, scores = np.zeros_like(cases.before), np.zeros_like(cases.scores)
+    scores[:, :, columns(EXPRESSIONS)] = cases.asked
+    scores[:, :, mouth] = scores[:, :, mouth].clip(min=0)
+    closed = replace(cases, before=before, scores=scores)
+    bound = np.corrcoef(WEIGHTS["mouth"], [0, 0, 0, 0.9, 1.8])[0, 1]  # 0.884
+    for limit, passed in ((0.88, 6), (0.89, 0)):
+        results = evaluate(closed, EXPRESSIONS, THRESHOLDS | {"mouth": limit}, np.ones(8))
+        np.testing.assert_allclose(results.reachable, [[1, bound, 1]] * 6, atol=1e-6)
+        content: Any = summary(closed, results)
+        assert content["reachable"]["passed"] == passed
+        assert content["reachable"]["mouth"] == pytest.approx(bound)
+    assert "reachable" not in summary(closed, results, calibrated=False)
+
+
 def test_leakage_says_how_much_else_moves_for_one_that_rises() -> None:
     rises = np.zeros((5, 2, 4))
     rises[:, 0, 1], rises[:, 0, 3] = 2.0, [1.0, -1.0, 1.0, -1.0, 1.0]  # half as much, whichever way

@@ -37,6 +37,12 @@ REFUSED = [
     ("train_filter.gender.stratified", 1, "true or false"),
     ("train_filter.quality.max_valid_loss", 0, "above 0"),
     ("filter.gender_min", 1.1, "to 1"),
+    ("train_property_cnn.initial", "judge", "bundled, none"),
+    (
+        "base.weights",
+        "celeba256",
+        "with base.weights = celeba256 allowed is none",
+    ),
     ("score.normalisation", "minmax", "standard, range"),
     ("score.ddof", True, "a whole number"),
     ("score.ddof", 2, "to 1"),

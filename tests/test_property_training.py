@@ -1,5 +1,7 @@
 """Training of the property CNN: missing scores do not count, the best epoch is kept, the split is honest."""
 
+import copy
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,7 +10,7 @@ import torch
 from ohlora.errors import UserError
 from ohlora.networks.cnn import PropertyCNN
 from ohlora.properties import ALL_PROPERTY_NAMES
-from ohlora.property_training import compare, predict, squared_errors, train, with_mirrored
+from ohlora.property_training import compare, fit_outputs, predict, squared_errors, train, with_mirrored
 from ohlora.stages.train_property_cnn import upright_score
 from ohlora.training import Schedule, seeded
 
@@ -93,6 +95,36 @@ def test_training_learns_and_keeps_its_best_epoch(outputs: int) -> None:
     assert table["property"].tolist() == list(ALL_PROPERTY_NAMES[:outputs])
     assert table["valid_correlation"].to_numpy()[[BACKGROUND, *([HAIRSTYLE] if outputs == 8 else [])]].min() > 0.8
     assert not table.isna().to_numpy().any()
+
+
+def test_a_network_that_reads_the_scores_already_only_gets_their_scale() -> None:
+    model, _, valid, images, targets = fitted()
+    before = predict(model, images.split(16), CPU)
+    constant = np.full_like(targets, np.nan)
+    constant[:, 1:] = targets[:, 1:] * 3 - 2
+    constant[:, 2] = 5.0  # the same for all: nothing to fit
+    fit_outputs(model, images, constant, CPU)
+    after = predict(model, images.split(16), CPU)
+    np.testing.assert_allclose(after[:, [0, 2]], before[:, [0, 2]], atol=1e-5)
+    for index in range(3, 8):
+        slope, offset = np.polyfit(before[:, index], constant[:, index], 1)
+        np.testing.assert_allclose(after[:, index], slope * before[:, index] + offset, atol=1e-3)
+    assert (
+        np.square(after - constant)[valid, BACKGROUND].mean() < np.square(before - constant)[valid, BACKGROUND].mean()
+    )
+
+
+def test_training_goes_on_from_weights_that_are_not_fresh() -> None:
+    model, _, _, images, targets = fitted()
+    before = [float(np.square(predict(model, images.split(16), CPU) - targets)[:, BACKGROUND].mean())]
+    schedule = Schedule(1, 1, 1e-5, 8)
+    for fresh in (False, True):
+        again = copy.deepcopy(model)
+        train(again, images, targets, 0.2, schedule, upright=0.0, fresh=fresh, seed=0, device=CPU)
+        before.append(float(np.square(predict(again, images.split(16), CPU) - targets)[:, BACKGROUND].mean()))
+    learnt, kept, rescaled = before
+    assert kept < 1.2 * learnt
+    assert rescaled > 2 * learnt  # the data-dependent scale of fresh weights undoes what was learnt
 
 
 def test_loss_of_early_stopping_leaves_out_background_std_and_hairstyle() -> None:

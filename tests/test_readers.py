@@ -1,6 +1,7 @@
 """Parser, judge and annotator: the networks, their training and their export."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,16 @@ import torch
 from torch import nn
 
 from ohlora.errors import UserError
-from ohlora.files import load_tensors, read_json, write_csv, write_images
+from ohlora.files import ImageZip, load_tensors, read_json, write_csv, write_images
+from ohlora.networks.cnn import PropertyCNN
 from ohlora.networks.regressor import AttributeNet, Head
 from ohlora.networks.unet import CLASSES, Parser
-from ohlora.pretrain import augment, export, loop, readers, renders, train_parser, train_reader
+from ohlora.pretrain import augment, export, loop, readers, renders, train_parser, train_property_cnn, train_reader
 from ohlora.pretrain.settings import Training, read_section
+from ohlora.properties import ALL_PROPERTY_NAMES
 from ohlora.rng import stream
+from ohlora.scoring import score_v2
+from ohlora.weights import load_bundled
 
 HEADS = [Head("yaw", "number", 0.1, 0.25), Head("gender", "probability")]
 TRAINING = Training(seed=0, steps=6, batch_size=4, learning_rate=0.01, evaluations=2, held_out=10)
@@ -246,6 +251,29 @@ def test_parser_judge_and_annotator_train_end_to_end(
     net = AttributeNet.from_config(json.loads(metadata["config"]))
     net.load_state_dict(tensors)
     assert list(net.eval()(torch.zeros(1, 3, 32, 32))) == list(renders.NUMBERS)
+
+
+def test_property_cnn_learns_the_scores_of_true_maps(tmp_path: Path) -> None:
+    people = shutil.copytree(Path(__file__).parent / "data" / "renders", tmp_path / "renders")
+    metrics = train_property_cnn.train(TRAINING, [people], tmp_path / "out")
+    assert metrics["images"] == {"train": 22, "held_out": 10}
+    export.export({"property_cnn": tmp_path / "out" / "property_cnn.safetensors"}, tmp_path / "bundled")
+    net = load_bundled("property_cnn", tmp_path / "bundled")
+    assert isinstance(net, PropertyCNN)
+    assert (net.resolution, net.outputs) == (128, 8)
+    assert (tmp_path / "out" / "scatter.png").stat().st_size > 1000
+
+
+def test_scores_are_those_of_the_pipeline_on_the_crops_of_faces() -> None:
+    people = Path(__file__).parent / "data" / "renders"
+    with ImageZip(people / "images.zip") as images, ImageZip(people / "maps.zip", "L") as maps:
+        pictures, classes = (np.stack([zipped.read(i) for i in zipped.ids[:3]]) for zipped in (images, maps))
+    scores = train_property_cnn.score(pictures, classes)
+    assert scores.shape == (3, len(ALL_PROPERTY_NAMES))
+    [crops, parsed] = train_parser.face_crops(pictures, classes)
+    expected = score_v2(parsed[1], crops[1])
+    assert {name: scores[1, i] for i, name in enumerate(ALL_PROPERTY_NAMES[:7])} == expected
+    np.testing.assert_array_equal(train_property_cnn.score_all(pictures, classes, batch=2), scores)
 
 
 # ---------------------------------------------------------------- reading and bad input

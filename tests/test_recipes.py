@@ -11,7 +11,7 @@ from ohlora.errors import UserError
 from ohlora.files import save_npz, write_json
 from ohlora.finetune.measures import GenerationTest
 from ohlora.finetune.recipes import RECIPES
-from ohlora.plots import save_image
+from ohlora.plots import CAPTION_HEIGHT, save_image
 from ohlora.stages import measure, render
 from ohlora.stages.paths import COMPARED, COMPARISONS, METRICS, PLOT
 
@@ -55,14 +55,14 @@ def test_table_has_a_line_for_every_recipe(tmp_path: Path, monkeypatch: pytest.M
     assert [line.split(" | ")[0] for line in lines[4:12]] == ["| base", *(f"| {name}" for name in RECIPES)]
     assert lines[4].count("71.6 (69–74) / 71.6 (69–74)") == 4
     assert "| 0.50, 0.50, 0.50 | 0.50, 0.50, 0.50 | 4 | 3 | 2.5 |" in next(line for line in lines if "| v3 " in line)
-    assert np.asarray(Image.open(COMPARED.format("recipes.jpg"))).shape == (32, 8, 3)
+    assert np.asarray(Image.open(COMPARED.format("recipes.jpg"))).shape == (8 * (4 + CAPTION_HEIGHT + 2), 8 + 2, 3)
     Path(PLOT.format("measure_v9")).write_bytes(b"cut")
     with pytest.raises(UserError, match=r"measure_v9\.png: truncated, damaged or not a picture"):
         recipes.run([])
     Path(PLOT.format("measure_v9")).unlink()  # as in a fresh clone
     recipes.run([])
     with Image.open(COMPARED.format("recipes.jpg")) as picture:
-        assert picture.height == 4 * len(RECIPES)
+        assert picture.height == (4 + CAPTION_HEIGHT + 2) * len(RECIPES)
 
 
 def test_recipes_that_were_measured_are_shown_and_older_ones_marked(

@@ -128,6 +128,7 @@ class Score(Section):
 class TrainPropertyCnn(Section):
     """The network that reads properties from a whole image."""
 
+    initial: Literal["bundled", "none"]
     epochs: Epochs
     patience: Epochs
     learning_rate: LearningRate
@@ -328,6 +329,11 @@ class Params(Section):
             raise ValueError(
                 f"train_filter.folds = {self.train_filter.folds}: "
                 f"allowed is at most half of label.n_labels, {self.label.n_labels}"
+            )
+        if self.base.weights != "bundled" and self.train_property_cnn.initial == "bundled":
+            raise ValueError(
+                "train_property_cnn.initial = bundled: those weights read images of the bundled generator's size; "
+                f"with base.weights = {self.base.weights} allowed is none"
             )
         return self
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ohlora.errors import UserError
+from ohlora.networks.cnn import PropertyCNN
 from ohlora.plots import correlation
 from ohlora.properties import ALL_PROPERTY_NAMES
 from ohlora.rng import stream
@@ -42,6 +43,23 @@ def with_mirrored(images: Tensor, targets: Tensor, upright: float) -> tuple[Tens
     return torch.cat([images, images.flip(3)]), torch.cat([targets, turned])
 
 
+def fit_outputs(model: PropertyCNN, images: Tensor, targets: np.ndarray, device: torch.device) -> None:
+    """Shifts and scales every output to fit the scores best (least squares), for a network that read other faces.
+
+    Args:
+        images: uint8 (N, 3, H, W) RGB.
+        targets: (N, P); NaN is missing. An output is left as it is where its readings or scores are all the same.
+    """
+    model.eval()
+    read = predict(model, images.split(EVALUATION_BATCH), device).astype(np.float64)
+    lines = np.array([[1.0, 0.0]] * read.shape[1])
+    for index, (x, y) in enumerate(zip(read.T, targets.T, strict=True)):
+        there = np.isfinite(y)
+        if math.isfinite(correlation(x, y)):
+            lines[index] = np.polyfit(x[there], y[there], 1)
+    model.rescale(*torch.from_numpy(lines.T).float().to(device))
+
+
 def predict(model: nn.Module, batches: Iterable[Tensor], device: torch.device) -> np.ndarray:
     """Scores float32 (N, P) for batches of uint8 images (n, 3, H, W); the model is in eval mode."""
     with torch.inference_mode():
@@ -49,13 +67,14 @@ def predict(model: nn.Module, batches: Iterable[Tensor], device: torch.device) -
 
 
 def train(
-    model: nn.Module,
+    model: PropertyCNN,
     images: Tensor,
     targets: np.ndarray,
     valid_fraction: float,
     schedule: Schedule,
     *,
     upright: float,
+    fresh: bool = True,
     seed: int,
     device: torch.device,
     on_epoch: Callable[[dict[str, float]], None] = lambda metrics: None,
@@ -63,12 +82,12 @@ def train(
     """Trains a property CNN in place; it is left in eval mode with the weights of its best epoch.
 
     Args:
-        model: float32 (N, 3, H, W) in [-1, 1] -> (N, P), on `device`; its weights are fresh. P is 7, or 8 with the
-            hairstyle; all P are learnt.
+        model: on `device`; all its P outputs, 7, or 8 with the hairstyle, are learnt.
         images: uint8 (N, 3, H, W) RGB.
         targets: (N, P) normalised scores; NaN is missing and does not count.
         valid_fraction: share of the images held back; the others are learnt from as they are and mirrored.
         upright: as in `with_mirrored`.
+        fresh: whether the weights are new ones, to be scaled to the images, or read such scores already.
         on_epoch: called with the metrics of each epoch: train_loss (all P), loss (without NOT_DECIDING: early
             stopping and the best epoch go by it), and each property.
 
@@ -88,7 +107,10 @@ def train(
     )
     train_ = np.setdiff1d(np.arange(len(images)), valid)
     scores, names = torch.from_numpy(targets).float(), ALL_PROPERTY_NAMES[: targets.shape[1]]
-    initialise(model, _signed(images[train_[:64]], device))
+    if fresh:
+        initialise(model, _signed(images[train_[:64]], device))
+    else:
+        fit_outputs(model, images[train_], targets[train_], device)
 
     def evaluate(net: nn.Module) -> dict[str, float]:
         predicted = torch.from_numpy(predict(net, images[valid].split(EVALUATION_BATCH), device))

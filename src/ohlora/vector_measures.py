@@ -14,6 +14,7 @@ from ohlora.rng import stream
 
 RESAMPLES = 1000
 CONFIDENCE = 0.95
+BEYOND = 0.005  # share of all readings of a test, on either side, that is taken for out of the generator's reach
 
 
 def passes(values: np.ndarray, thresholds: Sequence[float]) -> np.ndarray:
@@ -56,8 +57,11 @@ class Results:
         slopes: float64 (N, P, O), change of every score that the property CNN reads for a weight of 1, in standard
             deviations.
         judge_slopes: float64 (N, P, J), the same of the judge's readings, in their spread over the unedited images.
+        reachable: float64 (N, P), the correlations if every reading followed its weight exactly, but stayed within what
+            the images of the test show (`BEYOND`): a closed mouth cannot be closed further.
         passed: bool (N,), signed correlations.
         passed_absolute: bool (N,), the original's criterion, which takes a reversed vector too.
+        passable: bool (N,), the same with `reachable`.
     """
 
     properties: list[str]
@@ -70,8 +74,10 @@ class Results:
     judge_error: np.ndarray
     slopes: np.ndarray
     judge_slopes: np.ndarray
+    reachable: np.ndarray
     passed: np.ndarray
     passed_absolute: np.ndarray
+    passable: np.ndarray
 
     @property
     def own(self) -> np.ndarray:
@@ -104,6 +110,9 @@ def evaluate(
     main = main_readings(properties)
     judged_change = (cases.judged - cases.judged_before[:, None])[:, :, main] / spread[main]
     change = (cases.scores - cases.before[:, None])[:, :, wanted] / deviations[wanted]
+    low, high = np.quantile(cases.scores[:, :, wanted], [BEYOND, 1 - BEYOND], axis=(0, 1))
+    exact = np.clip(cases.before[:, None, wanted] + cases.asked * deviations[wanted], low, high)
+    reachable = np.diagonal(correlations(cases.asked, exact), axis1=1, axis2=2)
     own, limits = np.diagonal(cross, axis1=1, axis2=2), [thresholds[name] for name in properties]
     return Results(
         properties=list(properties),
@@ -116,8 +125,10 @@ def evaluate(
         judge_error=np.abs(judged_change - cases.asked).mean(axis=1),
         slopes=slopes(cases.asked, cases.scores) / deviations,
         judge_slopes=slopes(cases.asked, cases.judged) / spread,
+        reachable=reachable,
         passed=passes(own, limits),
         passed_absolute=passes(np.abs(own), limits),
+        passable=passes(reachable, limits),
     )
 
 
@@ -219,6 +230,7 @@ def summary(cases: Cases, results: Results, seed: int = 0, calibrated: bool = Tr
     if calibrated:  # else what is asked and what is read have different units
         for key, errors in (("error", results.error), ("judge_error", results.judge_error)):
             content[key] = {name: mean(column) for name, column in zip(names, errors.T, strict=True)}
+        content["reachable"] = _by_name(names, results.reachable) | {"passed": int(results.passable.sum())}
     if len(parsed):
         content["segmented_corr"] = {"cases": len(parsed), **_by_name(names, parsed)}
     content["interval"] = {

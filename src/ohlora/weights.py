@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ohlora.networks.facexformer import FaceXFormer
 
 BUNDLED = Path(__file__).resolve().parents[2] / "models" / "bundled"
-BUNDLED_NAMES = ("generator", "discriminator", "parser", "judge", "annotator")
+BUNDLED_NAMES = ("generator", "discriminator", "parser", "judge", "annotator", "property_cnn")
 MANIFEST = "manifest.json"  # beside weights: the sha256 of each
 OHLORA_GROUP = 16  # images per group of the minibatch deviation in Oh-LoRA's discriminators
 
@@ -106,7 +106,7 @@ def load_described(path: PathLike, architecture: str, from_config: Callable[[dic
 
 
 def load_bundled(name: str, folder: PathLike = BUNDLED) -> nn.Module:
-    """A network of models/bundled, in eval mode: generator, discriminator, parser, judge or annotator.
+    """A network of models/bundled, one of BUNDLED_NAMES, in eval mode.
 
     Raises:
         UserError: no such name, or a file that is missing or is not the one of manifest.json.
@@ -118,13 +118,13 @@ def load_bundled(name: str, folder: PathLike = BUNDLED) -> nn.Module:
         expected = read_json(manifest)[name]["sha256"]
     if sha256(path) != expected:
         raise UserError(f"{path}: not the file of manifest.json (sha256 differs); restore it with git checkout")
-    if name == "generator":
-        return load_generator(path)
-    if name == "discriminator":
-        return load_discriminator(path)
-    if name == "parser":
-        return load_parser(path)
-    return load_attributes_net(path)
+    loaders: dict[str, Callable[[Path], nn.Module]] = {
+        "generator": load_generator,
+        "discriminator": load_discriminator,
+        "parser": load_parser,
+        "property_cnn": load_property_cnn,
+    }
+    return loaders.get(name, load_attributes_net)(path)
 
 
 # ---------------------------------------------------------------- published weights that a person added

@@ -15,7 +15,7 @@ from ohlora.commands.stale import stale_stages
 from ohlora.errors import UserError
 from ohlora.files import atomic, damage, read_json
 from ohlora.finetune.recipes import RECIPES
-from ohlora.plots import save_image
+from ohlora.plots import contact_sheet, save_image
 from ohlora.properties import EXPRESSIONS
 from ohlora.report import Table, to_markdown
 from ohlora.stages.paths import COMPARED, METRICS, PLOT
@@ -81,5 +81,6 @@ def run(arguments: Sequence[str]) -> None:
     names = [str(line[0]).split()[0] for line in table.rows]
     drawn = [name for name in names if Path(PLOT.format(f"measure_{name}")).exists()]  # numbers are in git, these not
     if drawn:
-        save_image(COMPARED.format("recipes.jpg"), np.concatenate([picture(name) for name in drawn]))
+        sheet = contact_sheet([picture(name) for name in drawn], columns=1, captions=drawn)
+        save_image(COMPARED.format("recipes.jpg"), sheet)
     print(text)

@@ -10,7 +10,7 @@ Source: WannaBeSuperteur/AI_Projects (2025_04_08_OhLoRA, 2025_05_26_OhLoRA_v3), 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self, TypeVar
+from typing import ClassVar, Self, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -250,6 +250,15 @@ class PropertyCNN(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return torch.cat([head(images) for head in self.children()], dim=1)[:, self.order]
+
+    @torch.no_grad()
+    def rescale(self, factors: Tensor, offsets: Tensor) -> None:
+        """Every output becomes itself times its factor plus its offset; both (outputs,), in the outputs' order."""
+        layers = [cast(nn.Linear, head.fc_final) for head in self.children()]
+        columns = torch.argsort(torch.tensor(self.order))  # of each row of the final layers, its output
+        for layer, rows in zip(layers, columns.split([layer.out_features for layer in layers]), strict=True):
+            layer.weight.mul_(factors[rows, None])
+            layer.bias.mul_(factors[rows]).add_(offsets[rows])
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Tensor], resolution: int | None = None) -> Self:

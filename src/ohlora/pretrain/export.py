@@ -11,7 +11,7 @@ import torch
 from ohlora.errors import UserError, main
 from ohlora.files import load_tensors, read_json, save_tensors, write_json
 
-NAMES = ("generator", "discriminator", "parser", "judge", "annotator")
+NAMES = ("generator", "discriminator", "parser", "judge", "annotator", "property_cnn")
 PER_STEP = ("evaluations", "history")  # long parts of metrics.json that the manifest leaves out
 LIMIT = 30_000_000  # bytes in all
 

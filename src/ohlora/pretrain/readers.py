@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,10 +48,10 @@ def schedule(params: Training) -> Schedule:
     return Schedule(params.steps, params.batch_size, params.learning_rate, params.evaluations, params.seed)
 
 
-def mark(params: Training, folders: Sequence[Path], net: nn.Module) -> str:
+def mark(params: Training, folders: Sequence[Path], net: Mapping[str, object]) -> str:
     """A fingerprint of all that a checkpoint depends on."""
     data = [(folder / "attributes.csv").stat().st_size for folder in folders]
-    return fingerprint({"params": params.model_dump(), "renders": data, "net": net.config})
+    return fingerprint({"params": params.model_dump(), "renders": data, "net": net})
 
 
 def to_float(images: np.ndarray, device: torch.device | str = "cpu") -> Tensor:

@@ -153,7 +153,13 @@ def train(params: Training, folders: list[Path], output: Path) -> dict[str, obje
     start = time.monotonic()
     loss = partial(batch_loss, net, images, maps, rows.train, device)
     history = fit(
-        net, loss, evaluate, len(rows.train), readers.schedule(params), output, readers.mark(params, folders, net)
+        net,
+        loss,
+        evaluate,
+        len(rows.train),
+        readers.schedule(params),
+        output,
+        readers.mark(params, folders, net.config),
     )
     crops, crop_maps = face_crops(held_images, held_maps)
     metrics: dict[str, object] = {

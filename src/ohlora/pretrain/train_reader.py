@@ -168,7 +168,13 @@ def train(name: str, params: Training, folders: list[Path], output: Path) -> dic
     start = time.monotonic()
     loss = partial(batch_loss, net, reader, images, targets, rows.train, device)
     history = fit(
-        net, loss, evaluate, len(rows.train), readers.schedule(params), output, readers.mark(params, folders, net)
+        net,
+        loss,
+        evaluate,
+        len(rows.train),
+        readers.schedule(params),
+        output,
+        readers.mark(params, folders, net.config),
     )
     readings = read_all(net, held_images, device)
     metrics: dict[str, object] = {

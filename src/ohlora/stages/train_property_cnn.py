@@ -17,6 +17,7 @@ from ohlora.stages import Stage
 from ohlora.stages.curves import epoch_log
 from ohlora.stages.paths import COMPARISON, FILTER, IMAGES, METRICS, PLOT, PROPERTY_CNN, SCORES_CNN, SCORES_V2
 from ohlora.training import Fitted, Schedule, seeded
+from ohlora.weights import load_bundled
 
 
 def summary(fitted: Fitted, comparison: pd.DataFrame, images: int) -> dict[str, object]:
@@ -47,8 +48,11 @@ def run() -> None:
         ids, targets = scores["id"].to_numpy(), scores[list(ALL_PROPERTY_NAMES)].to_numpy()
         kept = kept_ids(FILTER)
         images = archive.tensor(ids)
+        bundled = params.initial == "bundled"
         with seeded(stage.seed, "train_property_cnn", "weights"):
             model = PropertyCNN(resolution=images.shape[-1], outputs=len(ALL_PROPERTY_NAMES)).to(stage.device)
+        if bundled:
+            model.load_state_dict(load_bundled("property_cnn").state_dict())
         schedule = Schedule(params.epochs, params.patience, params.learning_rate, params.batch_size, stage.bf16)
         with epoch_log("train_property_cnn") as log:
             fitted, valid = train(
@@ -58,6 +62,7 @@ def run() -> None:
                 params.valid_fraction,
                 schedule,
                 upright=upright_score(scores),
+                fresh=not bundled,
                 seed=stage.seed,
                 device=stage.device,
                 on_epoch=lambda metrics: log("", metrics),
