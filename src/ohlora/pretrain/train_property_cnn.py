@@ -3,6 +3,7 @@
 It learns the second algorithm's scores, as in the pipeline, but measured on the renders' true class maps.
 """
 
+import math
 import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -75,9 +76,10 @@ def read_all(net: PropertyCNN, images: np.ndarray, device: torch.device, batch: 
 
 
 def correlations(net: PropertyCNN, images: np.ndarray, targets: np.ndarray, device: torch.device) -> dict[str, float]:
-    """Correlation of what is read with the scores, by property."""
+    """Correlation of what is read with the scores, by property; 0 where one of them is constant."""
     read = read_all(net, images, device)
-    return {name: correlation(targets[:, i], read[:, i]) for i, name in enumerate(ALL_PROPERTY_NAMES)}
+    found = {name: correlation(targets[:, i], read[:, i]) for i, name in enumerate(ALL_PROPERTY_NAMES)}
+    return {name: value if math.isfinite(value) else 0.0 for name, value in found.items()}
 
 
 def train(params: Training, folders: list[Path], output: Path) -> dict[str, object]:
