@@ -10,8 +10,8 @@ import torch
 
 from ohlora.errors import UserError, main
 from ohlora.files import load_tensors, read_json, save_tensors, write_json
+from ohlora.weights import BUNDLED_NAMES
 
-NAMES = ("generator", "discriminator", "parser", "judge", "annotator", "property_cnn")
 PER_STEP = ("evaluations", "history")  # long parts of metrics.json that the manifest leaves out
 LIMIT = 30_000_000  # bytes in all
 
@@ -65,10 +65,10 @@ def run(arguments: Sequence[str] | None = None) -> None:
     """Reads the command line and exports."""
     parser = argparse.ArgumentParser(description="Copies trained networks to the folder of bundled weights.")
     parser.add_argument("--output", type=Path, required=True, help="folder of the bundled weights")
-    for name in NAMES:
+    for name in BUNDLED_NAMES:
         parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"safetensors file of the {name}")
     options = vars(parser.parse_args(arguments))
-    export({name: options[name] for name in NAMES if options[name]}, options["output"])
+    export({name: options[name] for name in BUNDLED_NAMES if options[name]}, options["output"])
 
 
 if __name__ == "__main__":
