@@ -264,6 +264,12 @@ def test_property_cnn_learns_the_scores_of_true_maps(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "scatter.png").stat().st_size > 1000
 
 
+def test_constant_scores_count_as_not_read() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (4, 128, 128, 3), dtype=np.uint8)
+    found = train_property_cnn.correlations(PropertyCNN(128, 8).eval(), images, np.ones((4, 8)), torch.device("cpu"))
+    assert found == dict.fromkeys(ALL_PROPERTY_NAMES, 0.0)
+
+
 def test_scores_are_those_of_the_pipeline_on_the_crops_of_faces() -> None:
     people = Path(__file__).parent / "data" / "renders"
     with ImageZip(people / "images.zip") as images, ImageZip(people / "maps.zip", "L") as maps:
