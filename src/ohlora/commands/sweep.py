@@ -195,9 +195,9 @@ def figure(name: str, table: pd.DataFrame) -> Figure:
         for place, kind in enumerate(READERS):
             axis.barh(np.arange(len(table)) + 0.25 * place, table[f"{kind}_sum"], 0.22, label=READERS[kind])
         axis.set_yticks(np.arange(len(table)) + 0.25, table["setting"], fontsize=8)
-        axis.invert_yaxis()
+        axis.set_ylim(len(table), -0.5)
         axis.set_xlabel("sum of the three correlations")
-        axis.legend(frameon=False, fontsize=8)
+        page.legend(loc="outside upper right", ncols=len(READERS), frameon=False, fontsize=8)
         axis.spines[["top", "right"]].set_visible(False)
         return page
     page, values = Figure(figsize=(10, 3.6), layout="constrained"), table[name].astype(float)
