@@ -220,6 +220,7 @@ def figure(name: str, table: pd.DataFrame) -> Figure:
     right.legend(frameon=False, fontsize=8)
     for axis in (left, right):
         axis.set_xlabel(name)
+        axis.xaxis.set_major_locator(MaxNLocator(6))  # more numbers of five digits run into each other
         axis.spines[["top"]].set_visible(False)
     return page
 
