@@ -81,7 +81,7 @@ def _outdoors(random: np.random.Generator, size: int) -> np.ndarray:
 
 def _lamps(random: np.random.Generator, size: int) -> np.ndarray:
     colour = hsv(
-        random.choice([random.normal(28, 12), random.normal(220, 18)]) % 360,
+        float(random.choice([random.normal(28, 12), random.normal(220, 18)])) % 360,
         random.uniform(0.1, 0.6),
         random.uniform(0.12, 0.45),
     )

@@ -130,7 +130,7 @@ class FaceWorld:
         gain = np.stack(
             [radius[:, k - 1] + radius[:, k - 2] - radius[:, k] - radius[:, (k + 1) % 4] for k in range(4)], 1
         )
-        order = (gain.argmax(1)[:, None] + [0, 1, 2, 3]) % 4
+        order = (gain.argmax(1)[:, None] + np.arange(4)) % 4
         return np.take_along_axis(quads, order, 1)[:, [0, 1, 3, 2]]
 
     def _set_up_head_fit(self) -> None:
