@@ -74,14 +74,17 @@ def read_all(readers: Readers, latents: np.ndarray) -> Read:
 
     def read(images: Tensor) -> tuple[np.ndarray, ...]:
         scores = readers.bench.property_cnn(images).float().cpu().numpy()
-        features = readers.judge.embedding(images)  # type: ignore[operator]
-        judged = counterparts(readers.judge.readings(features), JUDGED)  # type: ignore[operator]
+        features = readers.judge.embedding(images).float()  # type: ignore[operator]
+        with torch.autocast(images.device.type, enabled=False):  # numbers in their units need more than 8 bits
+            judged = counterparts(readers.judge.readings(features), JUDGED)  # type: ignore[operator]
         pixels = to_uint8(images).cpu().numpy()
         table = np.stack([np.asarray(judged[name], np.float32) for name in JUDGED], axis=1)
-        return scores, table, features.float().cpu().numpy(), pixels
+        return scores, table, features.cpu().numpy(), pixels
 
     bench = readers.bench
-    parts = read_images(bench.generator, latents, read, bench.batch_size, bench.device, draw=bench.space.draw)
+    parts = read_images(
+        bench.generator, latents, read, bench.batch_size, bench.device, bench.precision, draw=bench.space.draw
+    )
     return Read(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 

@@ -179,7 +179,7 @@ class Sample(Section):
 
     labels: Literal["neutral", "drawn"]
     batch_size: BatchSize
-    precision: Literal["fp32", "bf16"]
+    precision: Literal["auto", "fp32", "bf16"]
 
 
 class Svm(Section):

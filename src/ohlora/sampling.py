@@ -130,7 +130,7 @@ def read_images(
         w: float32 (N, w_dim), or what `draw` takes.
         reader: what to make of a batch, float32 (n, 3, R, R) on `device` with 256 levels within [-1, 1].
         batch_size: images at once, rounded up to a multiple of `synthesis_chunk`; it does not change them.
-        precision: bf16 computes the generator's convolutions in bfloat16 and lets a GPU read in TF32; fp32 is exact.
+        precision: bf16 draws and reads in bfloat16 (what `reader` calls under autocast); fp32 is exact.
         progress: title of a progress bar with images per second and the time left; None for no bar.
         draw: makes images of latents.
 
@@ -156,10 +156,9 @@ def _read_batch(
     latents: Tensor,
 ) -> T:
     size = synthesis_chunk(device)
-    with arithmetic(device, precision):
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            chunks = latents.to(device).split(size)
-            images = [as_saved(draw(filled(chunk, size))[: len(chunk)]) for chunk in chunks]
+    with arithmetic(device, precision), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        chunks = latents.to(device).split(size)
+        images = [as_saved(draw(filled(chunk, size))[: len(chunk)]) for chunk in chunks]
         return reader(torch.cat(images))
 
 

@@ -28,7 +28,7 @@ from ohlora.networks.stylegan import Generator, to_uint8
 from ohlora.params import Vectors
 from ohlora.properties import EXPRESSIONS, columns
 from ohlora.rng import stream
-from ohlora.sampling import MAPPING_CHUNK, read_images, synthesise
+from ohlora.sampling import MAPPING_CHUNK, Precision, read_images, synthesise
 from ohlora.spaces import Space, latents_of, named_space
 from ohlora.training import Schedule
 from ohlora.vectors import (
@@ -59,6 +59,7 @@ class Workbench:
     device: torch.device
     batch_size: int
     space: Space
+    precision: Precision = "fp32"
 
     def read(self, latents: np.ndarray) -> np.ndarray:
         """Scores, float32 (N, 7 or 8), of the images of latents (N, D)."""
@@ -68,6 +69,7 @@ class Workbench:
             lambda images: self.property_cnn(images).float().cpu(),
             self.batch_size,
             self.device,
+            self.precision,
             draw=self.space.draw,
         )
         return torch.cat(list(parts)).numpy()
@@ -280,7 +282,12 @@ def save_found(path: PathLike, found: Found) -> None:
 
 
 def load_found(
-    path: PathLike, generator: Generator, property_cnn: nn.Module, device: torch.device, batch_size: int
+    path: PathLike,
+    generator: Generator,
+    property_cnn: nn.Module,
+    device: torch.device,
+    batch_size: int,
+    precision: Precision = "fp32",
 ) -> tuple[Directions, Workbench]:
     """What `save_found` wrote, ready for use with this generator and this property CNN.
 
@@ -288,7 +295,7 @@ def load_found(
         UserError: as `load_directions`, or the networks of local directions are missing.
     """
     directions = load_directions(path, generator, property_cnn)
-    bench = Workbench(generator, property_cnn, device, batch_size, named_space(directions.space))
+    bench = Workbench(generator, property_cnn, device, batch_size, named_space(directions.space), precision)
     networks = Path(path).with_name("networks.safetensors")
     if {"gradient", "surrogate"} & set(directions.methods) and not networks.exists():
         raise UserError(f"{networks} is missing: vectors by {', '.join(directions.methods)} need it beside them")

@@ -239,6 +239,7 @@ def run(arguments: Sequence[str]) -> None:
         samples = load_npz(SAMPLES, z="nz", labels="nl", scores="np", skin="nc")
         digest = hashlib.sha256(b"".join(samples[name].tobytes() for name in ("labels", "scores", "skin")))
         digest.update(Path(SCORES_CNN).read_bytes())  # its medians make the groups
+        digest.update(stage.precision.encode())
         inputs = weights_fingerprint(generator, cnn, judge, parsing) + code_fingerprint(CODE) + digest.hexdigest()[:16]
         path = Path(COMPARED.format(f"{name}.csv"))
         known = pd.read_csv(path, dtype={"mark": str}) if path.exists() else pd.DataFrame({"mark": []})
@@ -253,7 +254,8 @@ def run(arguments: Sequence[str]) -> None:
             mark = fingerprint({"inputs": inputs, **{part: used.model_dump()[part] for part in MARKED}})
             done: list[dict[Any, Any]] = known[known["mark"] == mark].to_dict("records")
             if not done:
-                bench = Workbench(generator, cnn, device, params.sample.batch_size, named_space(used.vectors.space))
+                space, batch_size = named_space(used.vectors.space), params.sample.batch_size
+                bench = Workbench(generator, cnn, device, batch_size, space, stage.precision)
                 readers = Readers(bench, judge, parsing, params.segment.margin)
                 plain = {key: value for key, value in setting.items() if "." not in key}
                 try:

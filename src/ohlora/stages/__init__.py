@@ -13,6 +13,7 @@ from ohlora.errors import UserError
 from ohlora.files import lock
 from ohlora.params import Params, fingerprint, load_params
 from ohlora.runtime import native_bf16
+from ohlora.sampling import Precision
 
 PARAMS = "params.yaml"
 
@@ -30,6 +31,7 @@ class Stage:
     Attributes:
         params, seed, device.
         bf16: whether trainings compute in bfloat16.
+        precision: number format in which images are drawn and read, "fp32" or "bf16".
     """
 
     def __init__(self, name: str, *sections: str) -> None:
@@ -42,8 +44,8 @@ class Stage:
         self._start = self._fingerprint(self.params)
         self.seed = self.params.seed
         self.device = distributed.start(self.params.runtime.device)
-        precision = self.params.runtime.training_precision
-        self.bf16 = native_bf16(self.device) if precision == "auto" else precision == "bf16"
+        self.bf16 = self._in_bf16(self.params.runtime.training_precision)
+        self.precision: Precision = "bf16" if self._in_bf16(self.params.sample.precision) else "fp32"
         if self.params.runtime.threads:
             torch.set_num_threads(self.params.runtime.threads)
         if distributed.rank() == 0:
@@ -54,6 +56,9 @@ class Stage:
         with self._open:
             if kind is None and self._fingerprint(load_params(PARAMS)) != self._start:
                 raise UserError(f"{PARAMS}: {', '.join(self._sections)} changed while {self.name} ran; start it again")
+
+    def _in_bf16(self, choice: str) -> bool:
+        return native_bf16(self.device) if choice == "auto" else choice == "bf16"
 
     def _fingerprint(self, params: Params) -> str:
         return fingerprint({name: _plain(reduce(getattr, name.split("."), params)) for name in self._sections})

@@ -64,7 +64,7 @@ def draw(
 
 def run() -> None:
     """Writes the table of results and a picture of each character."""
-    with Stage("characters", "test_vectors", "vectors.generator") as stage:
+    with Stage("characters", "sample.precision", "test_vectors", "vectors.generator") as stage:
         characters = read_characters(CHARACTERS)
         folder = Path(PLOT.format("characters/x")).parent
         folder.mkdir(parents=True, exist_ok=True)
@@ -81,7 +81,8 @@ def tested(characters: list[Character], stage: Stage) -> pd.DataFrame:
     params = stage.params.test_vectors
     generator = named_generator(stage.params.vectors.generator, stage.device)
     cnn = load_property_cnn(PROPERTY_CNN).to(stage.device)
-    directions, bench = load_found(VECTORS, generator, cnn, stage.device, stage.params.sample.batch_size)
+    batch_size = stage.params.sample.batch_size
+    directions, bench = load_found(VECTORS, generator, cnn, stage.device, batch_size, stage.precision)
     readers, mark = Readers(bench, load_bundled("judge").to(stage.device)), vectors_mark(VECTORS)
     z, labels, groups = latents_of_rows(characters, directions, generator.mapping)
     weights, thresholds = params.weights.model_dump(), params.thresholds.model_dump()

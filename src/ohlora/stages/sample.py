@@ -48,13 +48,15 @@ def run() -> None:
         generator = named_generator(stage.params.vectors.generator, device)
         cnn = load_property_cnn(PROPERTY_CNN).to(device)
         mark = {
-            "parameters": fingerprint(params.model_dump() | {"seed": stage.seed, "device": device.type}),
+            "parameters": fingerprint(
+                params.model_dump() | {"seed": stage.seed, "device": device.type, "precision": stage.precision}
+            ),
             "inputs": weights_fingerprint(generator, cnn),
             "code": code_fingerprint(CODE),
         }
         labels = labels_for(generator, params.labels, stage.seed, PURPOSE, count)
         shards = ShardedScores(
-            generator, WithSkin(cnn), stage.seed, count, params.batch_size, device, params.precision, labels
+            generator, WithSkin(cnn), stage.seed, count, params.batch_size, device, stage.precision, labels
         )
         scores, skin = np.split(shards.run(Path(SAMPLE_CHECKPOINT), mark), [cnn.outputs], axis=1)
         if distributed.rank() == 0:

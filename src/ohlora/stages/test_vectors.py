@@ -98,12 +98,13 @@ def passed_sheet(bench: Workbench, cases: Cases, results: Results) -> np.ndarray
 
 def run() -> None:
     """Writes the cases, their readings, the means, strips and figures."""
-    needed = ("seed", "sample.labels", "segment.margin", "vectors.generator", "test_vectors")
+    needed = ("seed", "sample.labels", "sample.precision", "segment.margin", "vectors.generator", "test_vectors")
     with Stage("test_vectors", *needed) as stage:
         params = stage.params.test_vectors
         generator = named_generator(stage.params.vectors.generator, stage.device)
         cnn = load_property_cnn(PROPERTY_CNN).to(stage.device)
-        directions, bench = load_found(VECTORS, generator, cnn, stage.device, stage.params.sample.batch_size)
+        batch_size = stage.params.sample.batch_size
+        directions, bench = load_found(VECTORS, generator, cnn, stage.device, batch_size, stage.precision)
         judge, parser = (load_bundled(name).to(stage.device) for name in ("judge", "parser"))
         readers = Readers(bench, judge, parser, stage.params.segment.margin)
         z = standard_normal(stage.seed, "test_vectors", (params.n_cases, generator.mapping.z_dim))

@@ -63,7 +63,7 @@ def summary(found: Found) -> dict[str, object]:
 
 def run() -> None:
     """Writes the vectors, their accuracies, and a page of t-SNE maps."""
-    with Stage("vectors", "seed", "k_percent", "vectors") as stage:
+    with Stage("vectors", "seed", "k_percent", "sample.precision", "vectors") as stage:
         params = stage.params.vectors
         samples = load_npz(SAMPLES, z="nz", labels="nl", scores="np", skin="nc")
         bench = Workbench(
@@ -72,6 +72,7 @@ def run() -> None:
             stage.device,
             stage.params.sample.batch_size,
             named_space(params.space),
+            stage.precision,
         )
         columns(params.groups, samples["scores"].shape[1])  # a network that does not read one of them says so itself
         medians = medians_of(params.groups)
