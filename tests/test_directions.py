@@ -124,6 +124,10 @@ def test_too_few_or_equal_scores_are_one_line(samples: Samples, method: Directio
     scores[: 2 * MIN_EXTREMES - 1] = np.arange(2 * MIN_EXTREMES - 1)
     with pytest.raises(UserError, match="9 scored samples, at least 10 are needed"):
         clone(method).fit(samples.w, scores)
+    with pytest.raises(UserError, match=r"k_percent = 7: allowed is above 0 to 0\.5"):
+        clone(method).set_params(k_percent=7).fit(samples.w, samples.scores[:, 0])
+    with pytest.raises(UserError, match="most of the lowest and of the highest scores are 2"):
+        clone(method).fit(samples.w, np.where(np.arange(1500) % 100, 2.0, 3.0))
     with pytest.raises(UserError, match="all 1500 scores are equal, so there is one class only"):
         clone(method).fit(samples.w, np.full(len(samples.w), 3.5))
 

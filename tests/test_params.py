@@ -66,6 +66,8 @@ REFUSED = [
     ("finetune.v1.rate_factor", 0, "above 0"),
     ("filter_v1.age_max", 2, "to 1"),
     ("synthesize.n_images_v1", 10, "from 20"),
+    ("synthesize.n_images_v1", 20, "allowed is less than synthesize.n_images_v1, 20, with vectors.generator = v9"),
+    ("vectors.channels", 0, "from 1"),
     ("sample.labels", "zero", "neutral, drawn"),
     ("sample.precision", "fp16", "fp32, bf16"),
     ("test_vectors.weights.eyes", [1.0], "at least 2"),

@@ -1,14 +1,20 @@
 """README.md and README.ko.md say the same: structure, commands, pictures and every number."""
 
 import re
+import shlex
 from calendar import month_name
 from collections import Counter
 from dataclasses import dataclass, field
-from itertools import zip_longest
+from itertools import pairwise, zip_longest
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ROOT
+from ruamel.yaml import YAML
+
+from ohlora.commands.sweep import changed
+from ohlora.params import Params
 
 ENGLISH, KOREAN = ROOT / "README.md", ROOT / "README.ko.md"
 NUMBER = re.compile(r"-?\d+(?:[.,]\d+)*")
@@ -111,6 +117,16 @@ def test_links_lead_somewhere(path: Path) -> None:
     dead = [target for target in targets if target.startswith("#") and target[1:] not in anchors]
     files = [target.split("#")[0] for target in targets if not re.match(r"#|https?:", target)]
     assert dead + [name for name in files if not (ROOT / name).exists()] == []
+
+
+def test_every_documented_change_of_parameters_is_allowed(default_params: dict[str, Any]) -> None:
+    lines = [
+        line for line in ENGLISH.read_text().replace("\\\n", " ").splitlines() if line.startswith("    dvc exp run")
+    ]
+    assert len(lines) >= 5
+    for line in lines:
+        options = [option.split("=", 1) for flag, option in pairwise(shlex.split(line)) if flag == "-S"]
+        changed(Params.model_validate(default_params), {name: YAML(typ="safe").load(value) for name, value in options})
 
 
 def test_both_show_the_same_pictures_and_lead_to_each_other() -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -12,22 +12,24 @@ from safetensors.torch import save_file
 from samples import Samples, sample
 
 import ohlora
+from ohlora.directions import unit
 from ohlora.editor import Editor
 from ohlora.errors import UserError
-from ohlora.files import read_json, write_json
+from ohlora.files import load_npz, read_json, save_npz, write_json
 from ohlora.fingerprints import weights_fingerprint
 from ohlora.gradients import network_gradients, train_score_network
+from ohlora.networks.stylegan import Generator
 from ohlora.params import Vectors
 from ohlora.properties import EXPRESSIONS, columns
 from ohlora.rng import standard_normal
+from ohlora.sampling import map_latents
 from ohlora.search import NETWORK, Found, Workbench, load_found, save_found, search
 from ohlora.spaces import W, named_space
-from ohlora.vectors import measure_strengths
+from ohlora.vectors import Directions, load_directions, measure_strengths, save_directions
 
 CPU = torch.device("cpu")
 GLOBAL = ["svm", "logistic", "lda", "ridge"]
 LOCAL = ["gradient", "surrogate", "jacobian"]
-FLAT = {"surrogate": {"smooth": 0.0, "points": 1}}
 
 
 @pytest.fixture(scope="module")
@@ -131,9 +133,11 @@ def test_networks_of_an_earlier_search_are_removed(samples: Samples, settings: A
 def test_results_depend_neither_on_the_order_of_samples_nor_on_the_batch(samples: Samples, settings: Any) -> None:
     order = np.random.default_rng(0).permutation(len(samples.z))
     other = Samples(samples.z[order], samples.w[order], samples.scores[order])
-    for method in ("svm", "lda", "ridge"):
-        one, two = (found_with(made, settings(method=method)).directions for made in (samples, other))
-        assert np.einsum("gpd,gpd->gp", one.vectors, two.vectors).min() > 0.99  # scores of 256 levels have ties
+    for method in ("svm", "lda", "ridge", "gradient", "surrogate"):
+        params = settings(method=method, groups=["hair_length"])
+        one, two = (found_with(made, params).directions for made in (samples, other))
+        np.testing.assert_array_equal(one.vectors, two.vectors)
+        np.testing.assert_array_equal(one.strengths, two.strengths)
     read = [replace(bench(), batch_size=size).read(samples.w[:30]) for size in (8, 64)]
     np.testing.assert_allclose(read[0], read[1], atol=1e-5)
 
@@ -206,7 +210,24 @@ def test_a_vector_of_another_length_is_named(saved: Path) -> None:
         loaded(saved)
 
 
-@pytest.mark.parametrize("key", ["methods", "strengths", "deviations"])
+def test_a_table_of_other_vectors_another_space_or_no_strength_is_one_line(saved: Path) -> None:
+    table = saved.with_suffix(".json")
+    content, arrays = read_json(table), load_npz(saved)
+    directions = load_directions(saved)
+    save_directions(saved, replace(directions, vectors=unit(directions.vectors[..., :5])))
+    with pytest.raises(UserError, match=rf"vectors of 5 numbers, latents of {DIM}; find the vectors again"):
+        loaded(saved)
+    save_npz(saved, **arrays)
+    content["vectors"]["mouth_all"]["strengths"] = 0.0
+    write_json(table, content)
+    with pytest.raises(UserError, match=r"strength of mouth_all is 0\.0, allowed is above 0"):
+        loaded(saved)
+    save_npz(saved, **arrays | {"eyes_all": -arrays["eyes_all"]})
+    with pytest.raises(UserError, match=r"vectors\.json: of other vectors than those of .*vectors\.npz"):
+        loaded(saved)
+
+
+@pytest.mark.parametrize("key", ["methods", "strengths", "deviations", "vectors_sha256"])
 def test_an_incomplete_table_is_one_line(saved: Path, key: str) -> None:
     content = read_json(saved.with_suffix(".json"))
     content.pop(key, None)
@@ -277,6 +298,7 @@ def test_an_edit_raises_what_is_asked_by_what_is_asked(editor: Editor) -> None:
         ({"eyes": float("nan")}, "eyes = nan: allowed are one or 2 numbers from -20 to 20"),
         ({"eyes": [1, 2, 3]}, "allowed are one or 2 numbers"),
         ({"pose": 99}, "pose = 99"),
+        ({"mouth": "wide"}, "mouth = 'wide': allowed are one or 2 numbers"),
         ({"group": "hx"}, "group 'hx': allowed are one or 2 of all"),
     ],
 )
@@ -285,10 +307,22 @@ def test_what_cannot_be_asked_is_one_line(editor: Editor, requests: dict[str, An
         editor.edit(editor.sample(2), **requests)
 
 
-@pytest.mark.parametrize("z", [np.zeros((2, DIM + 1)), np.zeros(DIM), np.full((1, DIM), np.nan)])
+@pytest.mark.parametrize("z", [np.zeros((2, DIM + 1)), np.zeros(DIM), np.full((1, DIM), np.nan), np.zeros((0, DIM))])
 def test_latents_that_are_none_are_one_line(editor: Editor, z: np.ndarray) -> None:
     with pytest.raises(UserError, match=rf"needed are finite numbers of shape \(N, {DIM}\)"):
         editor.render(z)
+
+
+def test_a_label_beside_the_latent_is_drawn_with_it() -> None:
+    generator = Generator(
+        16, {4: 4, 8: 4, 16: 4}, {"z_dim": 8, "w_dim": 8, "width": 8, "label_size": 3, "label_embedding": 2}
+    )
+    labelled = Editor(replace(bench(), generator=generator.eval()), cast(Directions, None))
+    z, label = standard_normal(0, "z", (2, 8)), standard_normal(0, "label", (2, 3))
+    drawn = labelled.render(np.concatenate([z, label], axis=1))
+    w = map_latents(generator, z, CPU, labels=label)
+    np.testing.assert_array_equal(drawn, labelled.bench.images(w))
+    assert not np.array_equal(drawn, labelled.render(z))
 
 
 def test_the_unit_of_a_request_is_the_spread_of_the_scores(samples: Samples, editor: Editor) -> None:

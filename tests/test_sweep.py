@@ -11,6 +11,7 @@ from linear_world import world
 from test_report import bare, kept_scores, workspace, write_params  # noqa: F401 (fixtures)
 
 from ohlora.commands import sweep
+from ohlora.errors import UserError
 from ohlora.properties import EXPRESSIONS
 from ohlora.stages import sample
 
@@ -99,6 +100,14 @@ def test_more_samples_than_there_are_are_left_out(ready: Path, monkeypatch: pyte
     monkeypatch.setitem(sweep.SWEEPS, "n_samples", [{"n_samples": 400}, {"n_samples": 4000}])
     sweep.run(["n_samples"])
     assert pd.read_csv(ready / "n_samples.csv")["n_samples"].tolist() == [400]
+
+
+def test_samples_of_other_networks_are_one_line(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = world()[0]
+    other.mapping.matrix *= -1
+    monkeypatch.setattr(sweep, "named_generator", lambda name, device: other)
+    with pytest.raises(UserError, match=r"samples\.npz: read by other networks .*; run dvc repro sample first"):
+        sweep.run(["k_percent"])
 
 
 def test_settings_are_parameters(default_params: dict[str, Any]) -> None:

@@ -51,12 +51,19 @@ def extremes(values: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarra
 
 
 def two_classes(scores: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarray]:
-    """`extremes` of scores (N,). Raises UserError if there are too few scores, or all are equal."""
+    """`extremes` of scores (N,). Raises UserError for too few scores, a share out of range, or classes of one score."""
+    if not 0 < fraction <= 0.5:
+        raise UserError(f"k_percent = {fraction}: allowed is above 0 to 0.5")
     low, high = extremes(scores, fraction)
     if len(low) == 0:
         raise UserError(f"{np.isfinite(scores).sum()} scored samples, at least {2 * MIN_EXTREMES} are needed")
     if scores[low].min() == scores[high].max():
         raise UserError(f"all {len(scores)} scores are equal, so there is one class only")
+    # Some ties are common, since images have 256 levels; classes that mostly share one score are no two.
+    if min((scores[side] == scores[high[0]]).mean() for side in (low, high)) > 0.5:
+        raise UserError(
+            f"most of the lowest and of the highest scores are {scores[high[0]]:g}, so there is one class only"
+        )
     return low, high
 
 

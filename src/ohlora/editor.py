@@ -78,7 +78,7 @@ class Editor:
         return standard_normal(seed, "editor", (n, self.bench.generator.mapping.z_dim))
 
     def render(self, z: np.ndarray) -> np.ndarray:
-        """Faces as they are, uint8 (N, R, R, 3) RGB, of latents z (N, z_dim)."""
+        """Faces as they are, uint8 (N, R, R, 3) RGB, of latents z (N, z_dim), or (N, z_dim + L) with their labels."""
         return self.bench.images(self._latents(z))
 
     def read(self, z: np.ndarray) -> np.ndarray:
@@ -95,7 +95,7 @@ class Editor:
         """Faces with other expressions.
 
         Args:
-            z: float (N, z_dim).
+            z: float (N, z_dim), or (N, z_dim + L) with the generator's L labels beside it (else they are neutral).
             group: the vectors' group, one for all or N; None reads it from each image.
             calibrated: whether requests are in standard deviations of the properties, or in unit steps.
             requests: a number or N numbers for each of `properties` that is to change, in -20..20.
@@ -118,17 +118,23 @@ class Editor:
         return directions.move(latents, codes, asked[:, None], calibrated)[:, 0]
 
     def _latents(self, z: np.ndarray) -> np.ndarray:
-        z, size = np.asarray(z, np.float32), self.bench.generator.mapping.z_dim
-        if z.ndim != 2 or z.shape[1] != size or not np.isfinite(z).all():
-            raise UserError(f"z has shape {z.shape}; needed are finite numbers of shape (N, {size})")
-        return latents_of(self.bench.space, self.bench.generator, z, self.bench.device)
+        z, mapping = np.asarray(z, np.float32), self.bench.generator.mapping
+        sizes = sorted({mapping.z_dim, mapping.z_dim + mapping.label_size})
+        if z.ndim != 2 or len(z) == 0 or z.shape[1] not in sizes or not np.isfinite(z).all():
+            allowed = " or ".join(f"(N, {size})" for size in sizes)
+            raise UserError(f"z has shape {z.shape}; needed are finite numbers of shape {allowed}, N at least 1")
+        z, labels = z[:, : mapping.z_dim], z[:, mapping.z_dim :]
+        return latents_of(self.bench.space, self.bench.generator, z, self.bench.device, labels)
 
     def _asked(self, count: int, requests: dict[str, ArrayLike]) -> np.ndarray:
         asked = np.zeros((count, len(self.properties)), np.float32)
         for name, values in requests.items():
             if name not in self.properties:
                 raise UserError(f"property {name!r}: allowed are {', '.join(self.properties)}")
-            numbers = np.asarray(values, np.float32)
+            try:
+                numbers = np.asarray(values, np.float32)
+            except (TypeError, ValueError):
+                numbers = np.full((), np.nan, np.float32)
             if numbers.shape not in ((), (count,)) or not (np.abs(numbers) <= MOST).all():
                 raise UserError(f"{name} = {values!r}: allowed are one or {count} numbers from -{MOST:g} to {MOST:g}")
             asked[:, self.properties.index(name)] = numbers

@@ -145,9 +145,6 @@ def run_cases(
     bench, names = readers.bench, list(directions.properties)
     labels = np.empty((len(z), 0), np.float32) if labels is None else labels
     w = latents_of(bench.space, bench.generator, z, bench.device, labels)
-    found, needed = directions.vectors.shape[-1], w.shape[1]
-    if found != needed:
-        raise UserError(f"vectors of {found} numbers, latents of {needed}: find the vectors again (stage vectors)")
     plain = read_all(readers, w)
     groups = groups_of(directions, plain.scores) if groups is None else groups
     asked = weight_grid(weights, names)

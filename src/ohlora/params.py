@@ -236,6 +236,7 @@ class Vectors(Section):
         AfterValidator(_different),
     ]
     hold: Literal["none", "expressions", "all"]
+    channels: int = Field(ge=1, le=10_000, description="numbers that method channel moves")
     strength_latents: int = Field(
         ge=1, le=10_000, description="latents of each group that the strengths are measured at"
     )
@@ -324,6 +325,11 @@ class Params(Section):
             raise ValueError(
                 f"finetune.n_test_images = {self.finetune.n_test_images}: "
                 f"allowed is at least finetune.batch_size, {self.finetune.batch_size}"
+            )
+        if self.vectors.generator in ("v8", "v9") and self.label.n_labels >= self.synthesize.n_images_v1:
+            raise ValueError(
+                f"label.n_labels = {self.label.n_labels}: allowed is less than synthesize.n_images_v1, "
+                f"{self.synthesize.n_images_v1}, with vectors.generator = {self.vectors.generator}"
             )
         if self.label.n_labels < 2 * self.train_filter.folds:
             raise ValueError(

@@ -179,18 +179,19 @@ def correlation_table(metrics: Metrics, params: Mapping[str, Any]) -> Table:
     """Mean correlations by the property network and by the judge, beside the published ones."""
     test, thresholds = metrics["test_vectors"], params["test_vectors"]["thresholds"]
     names = list(thresholds)
-    passed, absolute = test["passed"], test["passed_absolute"]
-    share = f"{passed['count']} / {test['cases']} ({percent(passed['rate'])})"
-    share_absolute = f"{absolute['count']} / {test['cases']} ({percent(absolute['rate'])})"
+    share, share_judge, share_absolute = (
+        f"{test[key]['count']} / {test['cases']} ({percent(test[key]['rate'])})"
+        for key in ("passed", "judge_passed", "passed_absolute")
+    )
     rows: list[Sequence[Cell]] = [
         ("property network, signed", *(ranged(test, "corr", name) for name in (*names, "sum")), share),
-        ("judge, signed", *(ranged(test, "judge_corr", name) for name in (*names, "sum")), ""),
+        ("judge, signed", *(ranged(test, "judge_corr", name) for name in (*names, "sum")), share_judge),
         ("property network, absolute", *(test["corr_absolute"][name] for name in names), "", share_absolute),
     ]
     if "segmented_corr" in test:
         parsed = test["segmented_corr"]
         label = f"second algorithm on parsed images, signed, {parsed['cases']} cases"
-        rows.append((label, *(parsed[name] for name in (*names, "sum")), ""))
+        rows.append((label, *(parsed[name] for name in (*names, "sum")), f"{parsed['passed']} / {parsed['cases']}"))
     note = (
         "Mean over the cases of the correlation between the weight asked for and the reading, with the 95 % interval "
         "of a bootstrap over the cases. A wrong sign fails; the published runs count absolute values and use the "

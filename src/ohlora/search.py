@@ -1,5 +1,6 @@
 """The search for vectors: methods by name, properties held still, groups, strengths; and the way back from a file."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -113,12 +114,13 @@ def search(
 
     Args:
         samples: float32 z (N, z_dim), labels (N, L), L = 0 for neutral ones, and of their images the scores (N, 7 or 8)
-            and the skin's colours (N, 3).
+            and the skin's colours (N, 3), in any order.
         medians: (L,) cut-offs of `params.groups`.
 
     Raises:
         UserError: too few samples, equal scores, or a space or method that the generator has not.
     """
+    samples = reordered(samples)
     scores = samples["scores"]
     latents = latents_of(bench.space, bench.generator, samples["z"], bench.device, samples["labels"])
     moved = bench.space.moved(bench.generator)
@@ -161,6 +163,14 @@ def search(
         directions, lambda moved: bench.read(moved)[:, wanted], latents, groups, params.strength_latents
     )
     return Found(replace(directions, strengths=strengths), tasks, latents, groups, networks, unmeasured)
+
+
+def reordered(samples: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The samples in the order of their latents' hashes: always the same, and as random as that they were drawn in."""
+    rows = np.concatenate([samples["z"], samples["labels"]], axis=1)
+    hashes = [int.from_bytes(hashlib.blake2b(row.tobytes(), digest_size=8).digest()) for row in rows]
+    order = np.argsort(np.array(hashes, np.uint64))
+    return {name: values[order] for name, values in samples.items()}
 
 
 def methods_of(params: Vectors) -> dict[str, str]:
@@ -212,6 +222,8 @@ def estimators(
             made[name] = METHODS[method](test_fraction=params.svm.test_fraction, **shared)
             if method in ("svm", "logistic"):
                 made[name].set_params(C=params.svm.C, max_iter=params.svm.max_iter)
+            elif method == "channel":
+                made[name].set_params(n_channels=params.channels)
         if params.hold != "none" and not isinstance(made[name], Jacobian):
             made[name] = Conditional(estimator=made[name])
     return made
@@ -292,10 +304,17 @@ def load_found(
     """What `save_found` wrote, ready for use with this generator and this property CNN.
 
     Raises:
-        UserError: as `load_directions`, or the networks of local directions are missing.
+        UserError: as `load_directions`; vectors of another space; the networks of local directions are missing.
     """
     directions = load_directions(path, generator, property_cnn)
-    bench = Workbench(generator, property_cnn, device, batch_size, named_space(directions.space), precision)
+    space = named_space(directions.space)
+    found = directions.vectors.shape[-1]
+    needed = latents_of(space, generator, np.zeros((1, generator.mapping.z_dim), np.float32), device).shape[1]
+    if found != needed:
+        raise UserError(
+            f"{path}: vectors of {found} numbers, latents of {needed}; find the vectors again (stage vectors)"
+        )
+    bench = Workbench(generator, property_cnn, device, batch_size, space, precision)
     networks = Path(path).with_name("networks.safetensors")
     if {"gradient", "surrogate"} & set(directions.methods) and not networks.exists():
         raise UserError(f"{networks} is missing: vectors by {', '.join(directions.methods)} need it beside them")

@@ -61,6 +61,8 @@ class Results:
             the images of the test show (`BEYOND`): a closed mouth cannot be closed further.
         passed: bool (N,), signed correlations.
         passed_absolute: bool (N,), the original's criterion, which takes a reversed vector too.
+        judge_passed: bool (N,), signed correlations of the judge's main readings.
+        segmented_passed: bool (K,), those of the second algorithm.
         passable: bool (N,), the same with `reachable`.
     """
 
@@ -77,6 +79,8 @@ class Results:
     reachable: np.ndarray
     passed: np.ndarray
     passed_absolute: np.ndarray
+    judge_passed: np.ndarray
+    segmented_passed: np.ndarray
     passable: np.ndarray
 
     @property
@@ -114,11 +118,13 @@ def evaluate(
     exact = np.clip(cases.before[:, None, wanted] + cases.asked * deviations[wanted], low, high)
     reachable = np.diagonal(correlations(cases.asked, exact), axis1=1, axis2=2)
     own, limits = np.diagonal(cross, axis1=1, axis2=2), [thresholds[name] for name in properties]
+    by_judge_own = np.stack([by_judge[:, place, column] for place, column in enumerate(main)], axis=1)
+    segmented = np.diagonal(by_parser, axis1=1, axis2=2)
     return Results(
         properties=list(properties),
         cross=cross,
         judge=judge,
-        segmented=np.diagonal(by_parser, axis1=1, axis2=2),
+        segmented=segmented,
         rising=rising(cases.asked, cases.scores[:, :, wanted]),
         error=np.abs(change - cases.asked).mean(axis=1),
         judge_rising=rising(cases.asked, cases.judged[:, :, main]),
@@ -128,6 +134,8 @@ def evaluate(
         reachable=reachable,
         passed=passes(own, limits),
         passed_absolute=passes(np.abs(own), limits),
+        judge_passed=passes(by_judge_own, limits),
+        segmented_passed=passes(segmented, limits),
         passable=passes(reachable, limits),
     )
 
@@ -225,6 +233,7 @@ def summary(cases: Cases, results: Results, seed: int = 0, calibrated: bool = Tr
         "undefined": {name: int(np.isnan(own[:, column]).sum()) for column, name in enumerate(names)},
         "passed": {"count": int(results.passed.sum()), "rate": float(results.passed.mean())},
         "passed_absolute": {"count": int(results.passed_absolute.sum()), "rate": float(results.passed_absolute.mean())},
+        "judge_passed": {"count": int(results.judge_passed.sum()), "rate": float(results.judge_passed.mean())},
     }
     parsed = results.segmented[np.isfinite(results.segmented).all(axis=1)]
     if calibrated:  # else what is asked and what is read have different units
@@ -232,12 +241,19 @@ def summary(cases: Cases, results: Results, seed: int = 0, calibrated: bool = Tr
             content[key] = {name: mean(column) for name, column in zip(names, errors.T, strict=True)}
         content["reachable"] = _by_name(names, results.reachable) | {"passed": int(results.passable.sum())}
     if len(parsed):
-        content["segmented_corr"] = {"cases": len(parsed), **_by_name(names, parsed)}
+        passed = int(results.segmented_passed.sum())
+        content["segmented_corr"] = {"cases": len(parsed), "passed": passed, **_by_name(names, parsed)}
     content["interval"] = {
         "corr": _intervals(names, own, seed),
         "judge_corr": _intervals(names, judge, seed),
         "passed": {"rate": interval(len(own), lambda rows: results.passed[rows].mean(), seed)},
         "leakage": {"mean": interval(len(own), lambda rows: np.nanmean(leakage(results.slopes[rows], wanted)), seed)},
+        "judge_leakage": {
+            "mean": interval(len(own), lambda rows: np.nanmean(leakage(judge_rises[rows], judge_wanted)), seed)
+        },
+        "identity": {"recognised": interval(len(own), lambda rows: cases.recognised[rows].mean(), seed)},
+        **({"segmented_corr": _intervals(names, parsed, seed)} if len(parsed) else {}),
+        **({"error": _intervals(names, results.error, seed)} if calibrated else {}),
     }
     return content
 

@@ -1,5 +1,6 @@
 """Vectors of every group and property: which samples each is found from, the file they are kept in, t-SNE maps."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
@@ -255,6 +256,10 @@ def _readings(count: int) -> list[str]:
     return [*ALL_PROPERTY_NAMES[: count - len(SKIN)], *SKIN]
 
 
+def _sha256(vectors: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(vectors, np.float32).tobytes()).hexdigest()
+
+
 def save_directions(path: PathLike, directions: Directions) -> None:
     """Writes vectors.npz, arrays `<property>_<group>` (D,), and vectors.json beside it."""
     names = list(product(directions.groups, directions.properties))
@@ -264,6 +269,8 @@ def save_directions(path: PathLike, directions: Directions) -> None:
     each = [dict(zip(PER_VECTOR, row, strict=True)) for row in zip(*table.values(), strict=True)]
     content = {
         "space": directions.space,
+        "method": directions.methods[0] if len(set(directions.methods)) == 1 else "mixed",
+        "vectors_sha256": _sha256(directions.vectors),
         "generator": directions.generator,
         "property_cnn": directions.property_cnn,
         "groups": list(directions.groups),
@@ -292,6 +299,7 @@ def load_directions(
         groups, properties, grouping = (list(content[key]) for key in ("groups", "properties", "grouping"))
         names = [f"{name}_{group}" for group, name in product(groups, properties)]
         shape, deviations = (len(groups), len(properties)), content["deviations"]
+        digest = content["vectors_sha256"]
         numbers = {
             key: np.array([content["vectors"][name][key] for name in names]).reshape(shape) for key in PER_VECTOR
         }
@@ -317,6 +325,11 @@ def load_directions(
     if (np.abs(lengths - 1) > 1e-3).any():
         worst = int(np.abs(lengths - 1).argmax())
         raise UserError(f"{path}: {names[worst]} has length {lengths[worst]:.4g}, allowed is 1; find the vectors again")
+    if digest != _sha256(vectors):
+        raise UserError(f"{table}: of other vectors than those of {path}; find the vectors again (stage vectors)")
+    for name, strength in zip(names, directions.strengths.ravel(), strict=True):
+        if not 0 < strength < np.inf:
+            raise UserError(f"{table}: strength of {name} is {strength}, allowed is above 0; find the vectors again")
     for network, mark, name in (
         (generator, directions.generator, "generator"),
         (property_cnn, directions.property_cnn, "property CNN"),

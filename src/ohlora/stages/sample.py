@@ -21,19 +21,21 @@ from ohlora.stages.paths import METRICS, PLOT, PROPERTY_CNN, SAMPLE_CHECKPOINT, 
 from ohlora.weights import load_property_cnn
 
 
-def write(z: np.ndarray, labels: np.ndarray, scores: np.ndarray, skin: np.ndarray) -> None:
+def write(z: np.ndarray, labels: np.ndarray, scores: np.ndarray, skin: np.ndarray, networks: str) -> None:
     """The samples; histograms, means and spreads of the scores.
 
     Args:
         z, labels: float32 (N, z_dim) and (N, L), L = 0 for neutral ones.
         scores, skin: float32 (N, 7 or 8) and (N, 3), the images' scores and the skin's colours.
+        networks: fingerprint of generator and property CNN.
 
     Raises:
         UserError: a score is no number.
     """
     if not np.isfinite(scores).all():
         raise UserError(f"{PROPERTY_CNN}: reads no number from some images; train it again (train_property_cnn)")
-    save_npz(SAMPLES, z=z, labels=labels, scores=scores, skin=skin)
+    mark = np.frombuffer(networks.encode(), np.uint8)
+    save_npz(SAMPLES, z=z, labels=labels, scores=scores, skin=skin, networks=mark)
     names = ALL_PROPERTY_NAMES[: scores.shape[1]]  # a network of 7 outputs reads no hairstyle
     columns = dict(zip(names, scores.T.astype(np.float64), strict=True))
     save_figure(PLOT.format("sample"), histograms(columns))
@@ -60,4 +62,5 @@ def run() -> None:
         )
         scores, skin = np.split(shards.run(Path(SAMPLE_CHECKPOINT), mark), [cnn.outputs], axis=1)
         if distributed.rank() == 0:
-            write(standard_normal(stage.seed, PURPOSE, (count, generator.mapping.z_dim)), labels, scores, skin)
+            z = standard_normal(stage.seed, PURPOSE, (count, generator.mapping.z_dim))
+            write(z, labels, scores, skin, mark["inputs"])
