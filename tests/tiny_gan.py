@@ -1,5 +1,6 @@
 """Networks of 16 pixels and short fine-tunings of them, for tests."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from ohlora.finetune.data import TrainingSet
 from ohlora.finetune.engine import FineTuner
 from ohlora.finetune.methods import Adversarial, Settings
 from ohlora.finetune.networks import Parent, make
-from ohlora.finetune.recipes import RECIPES, Recipe
+from ohlora.finetune.recipes import RECIPES, Recipe, Turns
 from ohlora.networks.stylegan import Discriminator, Generator
 from ohlora.training import seeded
 
@@ -66,5 +67,8 @@ def weights(made: FineTuner) -> dict[str, torch.Tensor]:
 def to_the_end(folder: Path, every: float) -> None:
     """A short training in a process of its own; leaves its weights in weights.pt."""
     torch.set_num_threads(1)
-    made = run(folder, tuner(epochs=4), look=lambda made: {"steps": float(made.step)}, every=every)
+    # The average, the penalty's turn and the number of turns depend on the batches before.
+    recipe = replace(RECIPES["v1"], discriminator_turns=Turns(4, 1.0))
+    settings = Settings(half_life=16, penalty_interval=3)
+    made = run(folder, tuner(recipe, 4, settings), look=lambda made: {"steps": float(made.step)}, every=every)
     torch.save({"weights": weights(made), "history": made.history}, folder / "weights.pt")
