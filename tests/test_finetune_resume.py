@@ -163,8 +163,16 @@ def test_tests_between_epochs_are_logged_in_order(tmp_path: Path) -> None:
 
 
 def one_of_two(rank: int, folder: Path) -> None:
-    made = run(folder, tuner(epochs=2), look=lambda made: {"looked": 1.0})
-    torch.save({"weights": weights(made), "history": made.history, "turns": made.method.turns}, folder / f"{rank}.pt")
+    made, seen = tuner(epochs=2), []
+    step = made.method.step
+
+    def seeing(images: torch.Tensor, labels: torch.Tensor, number: int) -> dict[str, torch.Tensor | float]:
+        seen.extend(labels.tolist())
+        return step(images, labels, number)
+
+    made.method.step = seeing
+    run(folder, made, look=lambda made: {"looked": 1.0})
+    torch.save({"weights": weights(made), "history": made.history, "labels": seen}, folder / f"{rank}.pt")
 
 
 def test_two_processes_train_one_pair_of_networks(tmp_path: Path) -> None:
@@ -175,3 +183,5 @@ def test_two_processes_train_one_pair_of_networks(tmp_path: Path) -> None:
     assert first["history"][0]["discriminator_loss"] == second["history"][0]["discriminator_loss"]
     assert ["looked" in rows["history"][0] for rows in (first, second)] == [True, False]
     assert torch.load(tmp_path / "checkpoint.pt")["state"]["step"] == 6
+    for epoch in (slice(12), slice(12, 24)):  # each image once, by one of the two
+        assert sorted(first["labels"][epoch] + second["labels"][epoch]) == sorted(tiny_gan.data().labels.tolist())
