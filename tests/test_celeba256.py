@@ -13,6 +13,7 @@ from dvc.utils.hydra import apply_overrides
 
 from ohlora.errors import UserError
 from ohlora.files import ImageZip
+from ohlora.finetune.recipes import RECIPES
 from ohlora.networks.facexformer import FaceXFormer
 from ohlora.networks.stylegan import Generator
 from ohlora.params import load_params
@@ -47,7 +48,7 @@ def test_setting_is_valid_and_is_the_originals(tmp_path: Path) -> None:
     assert params.train_property_cnn.initial == "none"
     assert params.train_filter.learning_rate == params.train_property_cnn.learning_rate == 5e-5
     assert (params.train_filter.gender.max_valid_loss, params.train_filter.quality.max_valid_loss) == (0.35, 0.13)
-    assert {recipe.rate_factor for recipe in (params.finetune.v1, params.finetune.v8, params.finetune.v9)} == {1.0}
+    assert {getattr(params.finetune, name).rate_factor for name in RECIPES} == {1.0}
     assert (params.segment.margin, params.score.ddof, params.vectors.svm.C) == (0.5, 1, 1.0)
     assert params.test_vectors.thresholds.model_dump() == {"eyes": 0.92, "mouth": 0.88, "pose": 0.92}
 
