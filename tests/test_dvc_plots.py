@@ -1,5 +1,6 @@
 """What `dvc plots` shows: curves with titles and axes, of files that a stage makes; its page needs no network."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -36,6 +37,21 @@ def test_curve_has_titles_and_is_of_what_a_stage_makes(file: str, title: str, op
     assert {"title", "x", "x_label", "y_label"} <= set(options)
     for path in map(Path, (in_root(file, name) for name in options["y"])):
         assert any(parent.as_posix() in MADE for parent in (path, *path.parents)), path
+
+
+def keys(content: Any) -> set[str]:
+    """Names in a metrics file, of all levels."""
+    return set(content).union(*map(keys, content.values())) if isinstance(content, dict) else set()
+
+
+@pytest.mark.parametrize(("file", "title", "options"), CURVES, ids=[title for _, title, _ in CURVES])
+def test_curve_of_a_training_is_of_a_metric_that_it_ends_with(file: str, title: str, options: dict[str, Any]) -> None:
+    for name, column in options["y"].items():
+        path = in_root(file, name)
+        if path.suffix == ".tsv":  # of dvclive: plots/train_filter/gender/plots/metrics/fold_0/loss.tsv
+            metrics = json.loads((ROOT / "metrics" / f"{path.parts[1]}.json").read_text())
+            assert (options["x"], column) == ("step", path.stem)
+            assert column.removeprefix("moving_") in keys(metrics)
 
 
 @pytest.mark.parametrize(("file", "path"), PICTURES)
