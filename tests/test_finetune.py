@@ -377,6 +377,11 @@ def test_bad_tables_are_one_line_errors(tmp_path: Path, archive: ImageZip) -> No
         labelled_ids(archive, ids, unknown, EXPRESSIONS)
     with pytest.raises(UserError, match=r"filter\.csv: keeps 2 images for recipe v8, fewer .*batch_size = 16"):
         load(RECIPES["v8"], archive, kept(tmp_path, ids[:2]), None, 16, 16)
+    labelled = table(tmp_path / "labelled.csv", list(EXPRESSIONS), {1: ["1", "2", "3"], 2: ["1", "", "3"]})
+    with pytest.raises(
+        UserError, match=r"labelled\.csv: 1 of 8 kept images have the labels eyes, mouth, pose .*size = 4"
+    ):
+        load(RECIPES["v4"], archive, kept(tmp_path, ids[:8]), labelled, 4, 16)
     with pytest.raises(UserError, match="images of 16x16 pixels, the parent's are 128x128"):
         load(RECIPES["v8"], archive, kept(tmp_path, ids), None, 4, 128)
     with pytest.raises(UserError, match=r"filter\.csv.*no image is kept"):

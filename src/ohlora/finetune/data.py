@@ -95,16 +95,22 @@ def load(
         UserError: too few images, images of another size, or a table that does not fit.
     """
     ids = kept_ids(kept)
-    labels = np.zeros((len(ids), len(recipe.labels)), np.float32)
-    if recipe.label_source != "zeros":
-        if table is None:
-            raise UserError(f"recipe {recipe.name}: needs a table with the labels {', '.join(recipe.labels)}")
-        ids, labels = labelled_ids(archive, ids, table, recipe.labels)
     if len(ids) < batch_size:
         raise UserError(
             f"{kept}: keeps {len(ids)} images for recipe {recipe.name}, fewer than finetune.batch_size = {batch_size}; "
             "make more images, loosen the thresholds of the filter or lower the batch size"
         )
+    labels = np.zeros((len(ids), len(recipe.labels)), np.float32)
+    if recipe.label_source != "zeros":
+        names, usable = ", ".join(recipe.labels), len(ids)
+        if table is None:
+            raise UserError(f"recipe {recipe.name}: needs a table with the labels {names}")
+        ids, labels = labelled_ids(archive, ids, table, recipe.labels)
+        if len(ids) < batch_size:
+            raise UserError(
+                f"{table}: {len(ids)} of {usable} kept images have the labels {names} of recipe {recipe.name}, "
+                f"fewer than finetune.batch_size = {batch_size}"
+            )
     images = archive.tensor(ids)
     if images.ndim != 4 or tuple(images.shape[1:]) != (3, resolution, resolution):
         found = "x".join(map(str, images.shape[2:]))
