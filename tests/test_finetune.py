@@ -33,7 +33,7 @@ from ohlora.finetune.recipes import (
 )
 from ohlora.networks.cnn import PropertyCNN, PropertyDiscriminator
 from ohlora.networks.stylegan import Discriminator, Generator
-from ohlora.properties import EXPRESSIONS
+from ohlora.properties import EXPRESSIONS, PROPERTY_NAMES
 from ohlora.rng import torch_seed
 from ohlora.sampling import draw_w
 from ohlora.weights import load_discriminator, load_generator
@@ -125,7 +125,27 @@ def test_alternation_and_the_rest_are_those_of_the_specification() -> None:
         "v9": "zeros",
     }
     assert RECIPES["v5"].synthesis == RECIPES["v2"].synthesis == EVERYTHING
-    assert [RECIPES[name].rate for name in ("v1", "v2", "v3")] == [1e-4, 1e-5, 1e-4]
+
+
+# SPEC section 7: step sizes of the networks and of v3's encoder, T_max, width of the label map, truncation, batches
+# between two tests, properties that count.
+NUMBERS = {
+    "v1": (1e-4, 0.0, 10, 16, 1.0, 0, ""),
+    "v2": (1e-5, 0.0, 20, 16, 1.0, 0, "eyes hair_color hair_length mouth pose background_mean"),
+    "v3": (1e-4, 1e-5, 10, 24, 1.0, 0, "eyes mouth pose"),
+    "v4": (1e-4, 0.0, 10, 16, 1.0, 20, "eyes mouth pose"),
+    "v5": (1e-4, 0.0, 10, 16, 0.5, 10, "eyes mouth pose"),
+    "v8": (1e-4, 0.0, 10, 16, 1.0, 0, ""),
+    "v9": (1e-4, 0.0, 10, 16, 1.0, 0, ""),
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_numbers_of_a_recipe_are_those_of_the_specification(name: str) -> None:
+    r = RECIPES[name]
+    numbers = (r.rate, r.encoder_rate, r.annealing, r.embedding, r.truncation, r.test_every)
+    assert (*numbers, " ".join(r.counted)) == NUMBERS[name]
+    assert r.labels == (EXPRESSIONS if name in ("v4", "v5") else PROPERTY_NAMES)
 
 
 def test_turns_go_on_while_the_ratio_holds() -> None:

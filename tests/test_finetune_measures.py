@@ -1,6 +1,7 @@
 """The tests made during a training, and the losses that go through frozen readers (v2, v3)."""
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import nn
 from ohlora.errors import UserError
 from ohlora.finetune.engine import FineTuner
 from ohlora.finetune.examiner import Examiner
-from ohlora.finetune.measures import ASKED, GenerationTest, auroc, generation_test, judged, make_images, rates
+from ohlora.finetune.measures import GenerationTest, auroc, generation_test, judged, make_images, rates
 from ohlora.finetune.methods import ConditionalVAE, Settings, ThroughProperties, make_method, vae_losses
 from ohlora.finetune.networks import make
 from ohlora.finetune.recipes import RECIPES
@@ -24,7 +25,9 @@ from ohlora.networks.encoder import Encoder
 from ohlora.properties import EXPRESSIONS, PROPERTY_NAMES
 from ohlora.weights import load_encoder, load_generator
 
-GRID = np.array([(e, m, p) for e in ASKED["eyes"] for m in ASKED["mouth"] for p in ASKED["pose"]])
+# SPEC section 7: the 50 label combinations of eyes, mouth and pose, and the bars of correlation and error.
+GRID = np.array(list(product([-1.8, 1.8], [-1.2, -0.6, 0, 0.8, 1.6], [-1.2, 0, 1.2, 2.4, 3.6])))
+CORR, MAE = np.array([[0.77, 0.85, 0.82]]), np.array([[1.0, 0.6, 1.4]])
 
 
 class Gender(nn.Module):
@@ -49,6 +52,13 @@ def test_a_z_passes_by_correlation_and_error_of_all_three() -> None:
     np.testing.assert_allclose(result.corr[0], by_hand)
     assert np.isnan(result.corr[4, 0])
     assert result.metrics()["passing_z"] == 1 and np.isfinite(list(result.metrics().values())).all()
+
+
+def test_the_bars_are_those_of_the_specification() -> None:
+    assert GenerationTest(CORR, MAE).passed.tolist() == [True]
+    for beyond in 1e-6 * np.eye(3):
+        assert GenerationTest(CORR - beyond, MAE).passed.tolist() == [False]
+        assert GenerationTest(CORR, MAE + beyond).passed.tolist() == [False]
 
 
 @pytest.mark.parametrize("outputs", [7, 8])
@@ -202,7 +212,23 @@ def test_frozen_readers_stay_and_the_recipe_parameters_move(tmp_path: Path, name
     synthesis = {key for key in moved if key.startswith("generator.synthesis.")}
     assert bool(synthesis) == (name == "v2")
     assert {key for key in before if key.startswith("encoder.")} <= moved
-    assert np.isfinite(list(made.history[0].values())).all()
+    row = made.history[0]
+    assert np.isfinite(list(row.values())).all()
+    if name == "v2":
+        total = np.mean([value for key, value in row.items() if key.startswith("mse_")])
+    else:
+        total = row["loss_properties"] + row["loss_gender"] + 0.2 * row["loss_mu"] + 0.05 * row["loss_variance"]
+    assert row["generator_loss"] == pytest.approx(total, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "rates", "annealing"), [("v2", {"generator": 1e-5}, 20), ("v3", {"generator": 1e-4, "encoder": 1e-5}, 10)]
+)
+def test_step_sizes_and_their_period_reach_the_optimisers(name: str, rates: dict[str, float], annealing: int) -> None:
+    method = of_64(name).method
+    found = {key: optimiser.param_groups[0]["lr"] for key, optimiser in method.optimisers.items()}
+    assert found == pytest.approx({key: 10 * rate for key, rate in rates.items()})
+    assert {schedule.T_max for schedule in method.annealings.values()} == {annealing}
 
 
 @pytest.mark.parametrize("name", ["v2", "v3"])
@@ -239,6 +265,19 @@ def test_v2_begins_with_fixed_latents_and_ends_with_fresh_ones() -> None:
     torch.testing.assert_close(half[1], (labels + asked) / 2)
 
 
+def test_v2_keeps_nine_tenths_of_the_fixed_latents_every_50_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    method, ratios = of_64("v2").method, []
+
+    def mixed(labels: torch.Tensor, ratio: float) -> tuple[torch.Tensor, torch.Tensor]:
+        ratios.append(ratio)
+        return torch.zeros(8, 8), labels
+
+    monkeypatch.setattr(method, "_mixed", mixed)
+    for number in (49, 50, 100):
+        method.step(torch.zeros(8, 3, 64, 64), torch.zeros(8, 7), number)
+    assert ratios == pytest.approx([1, 0.9, 0.81])
+
+
 def test_v3_draws_its_test_latents_from_the_encoder(tmp_path: Path) -> None:
     method = of_64("v3").method
     assert isinstance(method, ConditionalVAE)
@@ -251,6 +290,9 @@ def test_v3_draws_its_test_latents_from_the_encoder(tmp_path: Path) -> None:
     noise = torch.randn(3, 8)
     expected = mu[0] + noise * variance[0].div(2).exp()
     torch.testing.assert_close(method.latents(noise), expected.detach())
+    method.kept = [torch.zeros(2, 8)] * 30
+    method.step(images, labels, 1)
+    assert [bool(kept.any()) for kept in method.kept] == [False] * 29 + [True]  # of the last 30 batches
 
 
 def test_saved_encoders_are_recognised() -> None:
