@@ -46,7 +46,7 @@ class Recipe:
         layers, inputs: discriminator layers and RGB inputs train up to this resolution; 4 is the last block and the
             dense layers.
         mixing: probability of style mixing in training. The original's text has v5, v8 and v9 'as v1'; in its code the
-            default is 0 after v1, and v8 and v9 pass 0 (shared/reference/README.md, StyleGAN).
+            default is 0 after v1, and v8 and v9 pass 0.
         truncation: pull of w towards the mean w of the same label (1 none), in training and tests.
         generator_turns, discriminator_turns: the alternation on one batch.
         rate: step size of AdamW. encoder_rate: the same for v3's encoder.
