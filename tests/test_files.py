@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pandas as pd
 import pytest
 import torch
 
+from ohlora.checkpoints import Checkpoint
 from ohlora.errors import UserError, one_line
 from ohlora.files import (
     ImageZip,
@@ -268,6 +270,23 @@ def test_full_disk_is_an_os_error(tmp_path: Path) -> None:
         temporary.write_text("x" * 10_000)
     assert one_line(caught.value) == f"{tmp_path / 'x'}: No space left on device"
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("lacking", [100_000, 1_000])  # bytes: torch's writer fails in another way at the very end
+def test_full_disk_under_a_checkpoint_is_an_os_error_and_leaves_the_one_before(tmp_path: Path, lacking: int) -> None:
+    checkpoint = Checkpoint(tmp_path / "checkpoint.pt", "mark", torch.device("cpu"), lambda: False)
+    state = {str(number): torch.zeros(1_000) for number in range(50)}
+    checkpoint.save(state)
+    before, limits = checkpoint.path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) - lacking, limits[1]))
+    try:
+        with pytest.raises(OSError, match="disk full") as caught:
+            checkpoint.save(state)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert one_line(caught.value) == f"{checkpoint.path}: cannot be written; is the disk full?"
+    assert checkpoint.path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [checkpoint.path]
 
 
 def test_failed_open_names_the_final_file(tmp_path: Path) -> None:

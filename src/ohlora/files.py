@@ -25,6 +25,8 @@ from ohlora.errors import UserError, one_line
 
 PathLike = str | os.PathLike[str]
 
+TORCH_CANNOT_WRITE = ("inline_container", "iostream error")  # torch.save over a full disk: no OSError and no reason
+
 
 # ---------------------------------------------------------------- whole files or none
 
@@ -59,6 +61,10 @@ def named(final: Path, temporary: Path | None = None) -> Iterator[None]:
             raise
         reason = error.strerror or one_line(error) or "cannot be written"
         raise OSError(error.errno or errno.EIO, reason, str(final)) from None
+    except RuntimeError as error:
+        if not any(part in str(error) for part in TORCH_CANNOT_WRITE):
+            raise
+        raise OSError(errno.EIO, "cannot be written; is the disk full?", str(final)) from None
 
 
 @contextmanager
