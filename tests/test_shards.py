@@ -34,6 +34,7 @@ from ohlora.sampling import (
 )
 from ohlora.shards import CODE, PURPOSE, SHARD, ShardedScores
 from ohlora.training import seeded
+from ohlora.weights import load_bundled
 
 CONTEXT = multiprocessing.get_context("forkserver")  # one process imports torch, its children begin at once
 CPU = torch.device("cpu")
@@ -109,6 +110,15 @@ def test_latents_of_shards_are_those_of_all() -> None:
     z = standard_normal(0, PURPOSE, (COUNT, DIM))
     parts = [map_latents(generator(), z[start : start + SHARD], CPU) for start in range(0, COUNT, SHARD)]
     np.testing.assert_array_equal(np.concatenate(parts), map_latents(generator(), z, CPU))
+
+
+def test_batch_size_changes_no_score_in_bf16() -> None:
+    """The generator sees as many latents as ever, but the reader a whole batch."""
+    made, cnn = load_bundled("generator"), load_bundled("property_cnn")
+    w = map_latents(made, standard_normal(0, PURPOSE, (32, made.mapping.z_dim)), CPU)
+    few, many = (torch.cat(list(read_scores(made, cnn, w, size, CPU, "bf16"))) for size in (8, 32))
+    torch.testing.assert_close(few, many, rtol=0, atol=0.01)
+    torch.testing.assert_close(few, few.bfloat16().float(), rtol=0, atol=0)  # it was bf16
 
 
 def test_labels_stay_with_their_latents(tmp_path: Path) -> None:

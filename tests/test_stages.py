@@ -1,5 +1,6 @@
 """The stages end to end on a tiny setting, with the bundled weights; and what they do with bad input."""
 
+import ctypes
 import importlib
 import json
 import math
@@ -26,6 +27,7 @@ from ohlora.commands import pick
 from ohlora.errors import UserError
 from ohlora.files import ImageZip, load_npz, read_json
 from ohlora.properties import ALL_PROPERTY_NAMES
+from ohlora.segmentation import NO_FACE, Detection, FaceDetector
 from ohlora.stages import Stage
 from ohlora.stages.generators import named_generator
 from ohlora.stages.paths import (
@@ -78,6 +80,7 @@ SETTINGS: dict[str, Any] = {
     "measure": {"n_images": 16},
     "train_property_cnn": {"epochs": 2},
     "vectors": {"generator": "v9", "groups": ["hair_color"], "tsne": {"iterations": 250, "max_points": 10}},
+    "sample": {"precision": "fp32"},  # not auto: the same on all processors
     "test_vectors": {"n_cases": 2, "n_strips": 1, "n_segmented": 1},
 }
 
@@ -271,12 +274,18 @@ REPEATED = [
     "base",
     *("label", "label_v1", "train_filter", "train_filter_v1", "filter", "filter_v1"),
     *("score", "train_property_cnn", "finetune_v9", "measure_v1", "sample", "vectors", "report"),
+    *("segment", "test_vectors"),
 ]
 
 
 @pytest.mark.parametrize("stage", REPEATED)
 def test_same_params_give_the_same_bytes(world: Path, finished: Path, stage: str) -> None:
     run(stage)
+    assert_same(world, finished, stage)
+
+
+def assert_same(world: Path, finished: Path, stage: str) -> None:
+    """Both folders have the same tables, arrays, weights and numbers of a stage."""
     for path in outputs(stage):
         if path.suffix in (".csv", ".npz", ".safetensors"):
             assert (world / path).read_bytes() == (finished / path).read_bytes(), path
@@ -330,6 +339,37 @@ def test_drawn_labels_go_with_their_latents_to_a_character() -> None:
     expected = pd.read_csv(CASES).loc[1, ["corr_eyes", "corr_mouth", "corr_pose"]]
     found = pd.read_csv(CHARACTERS_TESTED).loc[0, list(expected.index)]
     assert found.to_numpy(float) == pytest.approx(expected.to_numpy(float), abs=1e-4)
+
+
+# ---------------------------------------------------------------- images without a face
+
+
+def test_images_without_a_face_are_listed_with_the_reason(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = pd.read_csv(DETECTIONS)
+    faceless, looked_at, detect = before["id"][::5].tolist(), iter(before["id"]), FaceDetector.detect
+
+    def half_blind(self: FaceDetector, images: list[np.ndarray]) -> list[Detection | None]:
+        return [None] if next(looked_at) in faceless else detect(self, images)
+
+    monkeypatch.setattr(FaceDetector, "detect", half_blind)
+    run("segment")
+    after, lost = pd.read_csv(DETECTIONS), before["id"].isin(faceless)
+    pd.testing.assert_frame_equal(after[~lost], before[~lost], check_dtype=False)
+    assert after.loc[lost, "reason"].tolist() == [NO_FACE] * len(faceless)
+    assert after.loc[lost].drop(columns=["id", "found", "reason"]).isna().all(axis=None)
+    found = after.loc[after["found"] == 1, "id"].tolist()
+    assert set(found).isdisjoint(faceless)
+    assert [ImageZip(path).ids.tolist() for path in outputs("segment") if path.suffix == ".zip"] == [found] * 2
+    assert read_json(METRICS.format("segment"))["faces"] == len(found)
+
+
+def test_no_face_in_any_image_is_named_and_nothing_is_written(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FaceDetector, "detect", lambda self, images: [None] * len(images))
+    count = len(pd.read_csv(DETECTIONS))
+    for path in outputs("segment"):
+        path.unlink()
+    refused("segment", f"{IMAGES}: no face was found in any of the {count} images that the filter keeps")
+    assert not list(world.rglob(".*.tmp.*"))
 
 
 # ---------------------------------------------------------------- bad input
@@ -534,11 +574,51 @@ def test_killed_stage_leaves_no_half_written_output_and_runs_again() -> None:
     assert list(Path(IMAGES).parent.glob(".*")) == []
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+KILLED = """
+import os, runpy
+from pathlib import Path
+move, moved = Path.replace, []
+def last(path, target):
+    if moved:
+        os.kill(os.getpid(), 9)
+    moved.append(target)
+    return move(path, target)
+Path.replace = last
+runpy.run_module("ohlora", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("stage", ["label", "score", "report"])
+def test_stage_killed_before_its_second_output_is_there_gives_the_same_again(
+    world: Path, finished: Path, stage: str
+) -> None:
+    files = outputs(stage)
+    for path in files:
+        path.unlink()
+    assert subprocess.run([sys.executable, "-c", KILLED, stage], check=False).returncode == -signal.SIGKILL
+    assert sum(path.exists() for path in files) == 1
+    assert list(world.rglob(".*.tmp.*"))
+    run(stage)
+    assert_same(world, finished, stage)
+    assert not list(world.rglob(".*.tmp.*"))
+
+
+def obey() -> None:
+    """A program begun after this may not write what it must not; for root, who else may write everywhere."""
+    drop_from_bounding_set, may_override_access = 24, 1  # linux/prctl.h, linux/capability.h
+    ctypes.CDLL(None).prctl(drop_from_bounding_set, may_override_access)
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and sys.platform != "linux", reason="root may write everywhere")
 @pytest.mark.usefixtures("world")
-def test_read_only_folder_is_an_error() -> None:
+def test_read_only_folder_is_one_line_and_leaves_the_outputs() -> None:
+    before = kept("label")
     Path(LABELS).parent.chmod(0o500)
-    refused("label", "labels.csv")
+    process = program("label", preexec_fn=obey if os.geteuid() == 0 else None)
+    _, errors = process.communicate()
+    assert process.returncode == 2
+    assert errors == f"error: {BASE.guesses}: Permission denied\n"
+    assert kept("label") == before
 
 
 @pytest.mark.usefixtures("at_finished")
