@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -114,7 +114,7 @@ def test_latents_of_shards_are_those_of_all() -> None:
 
 def test_batch_size_changes_no_score_in_bf16() -> None:
     """The generator sees as many latents as ever, but the reader a whole batch."""
-    made, cnn = load_bundled("generator"), load_bundled("property_cnn")
+    made, cnn = cast(Generator, load_bundled("generator")), load_bundled("property_cnn")
     w = map_latents(made, standard_normal(0, PURPOSE, (32, made.mapping.z_dim)), CPU)
     few, many = (torch.cat(list(read_scores(made, cnn, w, size, CPU, "bf16"))) for size in (8, 32))
     torch.testing.assert_close(few, many, rtol=0, atol=0.01)
