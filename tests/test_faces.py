@@ -301,6 +301,20 @@ def test_a_data_set_does_not_depend_on_processes_or_interruptions(
         dataset.render_dataset(tmp_path, 3, 12, SIZE)
 
 
+@pytest.mark.usefixtures("world")
+def test_500_random_people_are_rendered_without_a_failure(tmp_path: Path):
+    dataset.render_dataset(tmp_path, 500, 12, 32, processes=2)
+    with ImageZip(tmp_path / "images.zip") as images, ImageZip(tmp_path / "maps.zip", "L") as maps:
+        assert images.tensor(range(500)).shape == (500, 3, 32, 32)
+        classes = np.concatenate(list(maps.batches(range(500), 100)))
+    assert classes.shape == (500, 32, 32) and classes.max() <= 10
+    assert (classes == 1).any((1, 2)).all() and (classes == NOSE).any((1, 2)).all()
+    table = pd.read_csv(tmp_path / "attributes.csv")
+    assert len(table) == 500
+    for name, (_, low, high) in COLUMNS.items():
+        assert table[name].between(low, high).all(), name  # a NaN is not between
+
+
 @pytest.mark.parametrize(("name", "value"), [("count", 0), ("seed", -1), ("size", 8), ("processes", 0)])
 def test_arguments_out_of_range_are_named(name: str, value: int, tmp_path: Path):
     arguments: dict[str, Any] = {"count": 1, "seed": 1, "size": 64, "processes": 1} | {name: value}

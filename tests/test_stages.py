@@ -588,7 +588,7 @@ runpy.run_module("ohlora", run_name="__main__")
 """
 
 
-@pytest.mark.parametrize("stage", ["label", "score", "report"])
+@pytest.mark.parametrize("stage", ["label", "report"])
 def test_stage_killed_before_its_second_output_is_there_gives_the_same_again(
     world: Path, finished: Path, stage: str
 ) -> None:
