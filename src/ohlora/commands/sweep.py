@@ -185,7 +185,12 @@ def better(table: pd.DataFrame) -> list[str]:
 
 def markdown(name: str, table: pd.DataFrame) -> str:
     """The table for people."""
-    counts = {"passed": "passed", "passed_absolute": "absolute", "passed_v7": "v7's bar", "judge_passed": "judge's"}
+    counts = {
+        "passed": "passed",
+        "passed_absolute": "absolute",
+        "passed_v7": "v7's bar",
+        "judge_passed": "judge passes",
+    }
     header = [
         "setting",
         *EXPRESSIONS,
