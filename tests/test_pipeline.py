@@ -95,6 +95,12 @@ def test_code_that_starts_a_fine_tuning_afresh_is_what_its_stage_depends_on() ->
     assert {path for path in STAGES["finetune_v1"]["deps"] if path.startswith("src/")} <= marked
 
 
+@pytest.mark.parametrize("stage", [name for name in STAGES if name.startswith("finetune_")])
+def test_what_a_training_made_persists_when_the_next_is_refused(stage: str) -> None:
+    entries = STAGES[stage]["outs"] + STAGES[stage]["metrics"]
+    assert all(options["persist"] for entry in entries for options in entry.values())
+
+
 def test_share_of_extremes_runs_the_search_and_what_follows_only() -> None:
     direct = [stage for stage, entry in STAGES.items() if "k_percent" in entry.get("params", [])]
     assert direct == ["vectors", "report"]

@@ -6,6 +6,7 @@ Source of the procedure and its numbers: Oh-LoRA (WannaBeSuperteur/AI_Projects, 
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from ohlora.errors import UserError
 from ohlora.files import save_tensors
 from ohlora.networks.cnn import AgeCNN, GenderCNN, GlassCNN, QualityCNN
 from ohlora.rng import stream
+from ohlora.runtime import in_order, in_processes
 from ohlora.training import Fitted, Schedule, fit, initialise, mirrored, seeded
 from ohlora.weights import load_described
 
@@ -95,8 +97,12 @@ def classification_metrics(probability: np.ndarray, label: np.ndarray) -> dict[s
 
 def predict(model: nn.Module, images: Tensor, device: torch.device, batch_size: int = EVALUATION_BATCH) -> np.ndarray:
     """Probabilities float32 (N,) for uint8 images (N, 3, H, W); the model is in eval mode."""
-    with torch.inference_mode():
-        return torch.cat([model(_unit(part, device)).flatten().cpu() for part in images.split(batch_size)]).numpy()
+
+    @torch.inference_mode()
+    def read(part: Tensor) -> Tensor:
+        return model(_unit(part, device)).flatten().cpu()
+
+    return torch.cat(list(in_order(read, images.split(batch_size), device))).numpy()
 
 
 def train_ensemble(
@@ -116,6 +122,8 @@ def train_ensemble(
 ) -> tuple[Ensemble, list[Fitted], list[int]]:
     """Trains one network for each fold; a fold whose best validation loss is too high starts again.
 
+    On a CPU every core trains a fold of its own.
+
     Args:
         attribute: a name of NETWORKS.
         images: uint8 (N, 3, H, W) RGB.
@@ -123,7 +131,7 @@ def train_ensemble(
         max_valid_loss: a fold above it has failed.
         tries: trainings of a fold, the first included.
         initial: networks of the same attribute to start from, one after the other in turn; None starts from drawn ones.
-        on_epoch: called with the fold and the metrics of each epoch, failed tries included.
+        on_epoch: called with the fold and the metrics of each epoch, failed tries included, when the fold has ended.
 
     Returns:
         The networks, their histories, and the tries each took.
@@ -131,26 +139,43 @@ def train_ensemble(
     Raises:
         UserError: a fold failed in all its tries, or the initial networks read images of another size.
     """
-    fitted: list[Fitted] = []
+    train = partial(_train_member, attribute, images, labels, schedule, max_valid_loss, tries, seed, device)
+    given = [None] * folds if initial is None else [initial.members[i % len(initial.members)] for i in range(folds)]
+    tasks = zip(range(folds), make_folds(labels, folds, stratified, seed, attribute), given, strict=True)
     members: list[nn.Module] = []
-    used: list[int] = []
-    for fold, valid in enumerate(make_folds(labels, folds, stratified, seed, attribute)):
-        for attempt in range(tries):
-            purpose = ("train_filter", attribute, fold, attempt)
-            given = initial.members[fold % len(initial.members)] if initial else None
-            member = _new_member(attribute, images, given, seed, purpose).to(device)
-            result = _train_fold(member, images, labels, valid, schedule, seed, purpose, device, on_epoch)
-            if result.best["loss"] <= max_valid_loss:
-                break
-        else:
+    tried: list[list[Fitted]] = []
+    for fold, (member, fits) in enumerate(in_processes(train, tasks, device)):
+        members.append(member)
+        tried.append(fits)
+        for metrics in (row for attempt in fits for row in attempt.history):
+            on_epoch(fold, metrics)
+        if not fits[-1].best["loss"] <= max_valid_loss:  # NaN fails too
             raise UserError(
                 f"train_filter.{attribute}.max_valid_loss = {max_valid_loss}: fold {fold} reached "
-                f"{result.best['loss']:.4f} in the last of {tries} tries; allow more, or train or label more"
+                f"{fits[-1].best['loss']:.4f} in the last of {tries} tries; allow more, or train or label more"
             )
-        fitted.append(result)
-        members.append(member)
-        used.append(attempt + 1)
-    return Ensemble(members).eval(), fitted, used
+    return Ensemble(members).to(device).eval(), [fits[-1] for fits in tried], [len(fits) for fits in tried]
+
+
+def _train_member(
+    attribute: str,
+    images: Tensor,
+    labels: np.ndarray,
+    schedule: Schedule,
+    max_valid_loss: float,
+    tries: int,
+    seed: int,
+    device: torch.device,
+    task: tuple[int, np.ndarray, nn.Module | None],
+) -> tuple[nn.Module, list[Fitted]]:
+    """The network of one fold (its number, the validation indices, a network to start from), and all its tries."""
+    fold, valid, initial = task
+    fits: list[Fitted] = []
+    while len(fits) < tries and not (fits and fits[-1].best["loss"] <= max_valid_loss):
+        purpose = ("train_filter", attribute, fold, len(fits))
+        member = _new_member(attribute, images, initial, seed, purpose).to(device)
+        fits.append(_train_fold(member, images, labels, valid, schedule, seed, purpose, device))
+    return member.cpu(), fits
 
 
 def _new_member(
@@ -177,11 +202,9 @@ def _train_fold(
     seed: int,
     purpose: tuple[str | int, ...],
     device: torch.device,
-    on_epoch: OnEpoch,
 ) -> Fitted:
     targets = torch.tensor(labels, dtype=torch.float32)
     train = np.setdiff1d(np.arange(len(labels)), valid)
-    fold = int(purpose[2])
     return fit(
         model,
         lambda x: mirrored(_unit(x, device)),
@@ -192,7 +215,6 @@ def _train_fold(
         seed=seed,
         purpose=purpose,
         device=device,
-        on_epoch=lambda metrics: on_epoch(fold, metrics),
     )
 
 

@@ -4,9 +4,11 @@ import ctypes
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import TypeVar
 
 import torch
+from joblib import Parallel, delayed, parallel_config
 
 from ohlora.errors import UserError
 
@@ -24,11 +26,23 @@ def pick_device(name: str = "auto") -> torch.device:
     return torch.device("cuda" if name != "cpu" and there else "cpu")
 
 
-def native_bf16(device: torch.device) -> bool:
-    """Whether the device computes in bfloat16 itself; where it is emulated it is slower than float32."""
+def fast_bf16(device: torch.device) -> bool:
+    """Whether the device is faster in bfloat16 than in float32.
+
+    Measured: AVX512-BF16 draws and reads faces 1.4 times as fast on AMD's cores and 0.7 times as fast on Intel's, whose
+    speed in bfloat16 comes with AMX.
+    """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.cpu._is_amx_tile_supported() or (torch.cpu._is_avx512_bf16_supported() and _amd())
+
+
+def _amd() -> bool:
+    """Whether the processor is AMD's; no where the system does not tell."""
+    try:
+        return "AuthenticAMD" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
 
 
 def reuse_memory() -> None:
@@ -61,3 +75,14 @@ def in_order(work: Callable[[S], T], items: Iterable[S], device: torch.device | 
                 yield begun.popleft().result()
         while begun:
             yield begun.popleft().result()
+
+
+def in_processes(work: Callable[[S], T], items: Iterable[S], device: torch.device | str) -> Iterator[T]:
+    """As `in_order` with processes, for work that draws from torch's global stream, which threads would share.
+
+    `work`, items and what comes of them are pickled. Every process computes with one thread, so nothing depends on the
+    number of cores; on a GPU the work is done here, one item after the other.
+    """
+    workers = torch.get_num_threads() if torch.device(device).type == "cpu" else 1
+    with parallel_config("loky", inner_max_num_threads=1):
+        yield from Parallel(workers, return_as="generator")(delayed(work)(item) for item in items)

@@ -81,9 +81,12 @@ class ConvTrunk(nn.Module):
         self.names = [f"conv{i}" for i in range(1, len(trunk.channels) + 1)]
         inputs = 3
         for i, (name, outputs) in enumerate(zip(self.names, trunk.channels, strict=True), start=1):
-            layers = [nn.Conv2d(inputs, outputs, kernel_size=3, padding=padding(resolution)), nn.LeakyReLU()]
+            layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, kernel_size=3, padding=padding(resolution))]
+            # The original pools after the activation. As that rises throughout, the numbers are the same, for a quarter
+            # of the work.
             layers += [nn.MaxPool2d(2)] if i in trunk.pooled else []
-            self.add_module(name, nn.Sequential(*layers, nn.Dropout2d(CHANNEL_DROPOUT)))
+            layers += [nn.LeakyReLU(inplace=True), nn.Dropout2d(CHANNEL_DROPOUT)]
+            self.add_module(name, nn.Sequential(*layers))
             inputs = outputs
 
     def features(self, images: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from ohlora import distributed
 from ohlora.errors import UserError
 from ohlora.files import lock
 from ohlora.params import Params, fingerprint, load_params
-from ohlora.runtime import native_bf16
+from ohlora.runtime import fast_bf16
 from ohlora.sampling import Precision
 
 PARAMS = "params.yaml"
@@ -58,7 +58,7 @@ class Stage:
                 raise UserError(f"{PARAMS}: {', '.join(self._sections)} changed while {self.name} ran; start it again")
 
     def _in_bf16(self, choice: str) -> bool:
-        return native_bf16(self.device) if choice == "auto" else choice == "bf16"
+        return fast_bf16(self.device) if choice == "auto" else choice == "bf16"
 
     def _fingerprint(self, params: Params) -> str:
         return fingerprint({name: _plain(reduce(getattr, name.split("."), params)) for name in self._sections})

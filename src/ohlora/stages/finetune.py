@@ -95,7 +95,7 @@ def summary(tuner: FineTuner, new: dict[str, str]) -> dict[str, object]:
 
 
 def write(tuner: FineTuner, new: dict[str, str], folder: Path) -> None:
-    """Networks, pictures and metrics. What DVC removes before a run lies in the checkpoint's folder till the end."""
+    """Networks, pictures and metrics; those of tests and sheets lie in the checkpoint's folder till the end."""
     name = tuner.method.recipe.name
     output = Path(GENERATORS.format(name))
     networks: dict[str, nn.Module] = tuner.method.networks | {"generator": tuner.method.result}

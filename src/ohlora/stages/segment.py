@@ -81,9 +81,9 @@ def segment(stage: Stage, images: ImageZip, add_face: Add, add_map: Add) -> tupl
     shown: list[np.ndarray] = []
     for start in tqdm(range(0, len(ids), params.batch_size), desc="segment", unit="batch", disable=None):
         faces: dict[int, np.ndarray] = {}
-        for id_ in ids[start : start + params.batch_size].tolist():
-            image = images.read(id_)
-            [detection] = detector.detect([image])
+        batch = ids[start : start + params.batch_size].tolist()
+        pictures = [images.read(id_) for id_ in batch]
+        for id_, image, detection in zip(batch, pictures, detector.detect(pictures), strict=True):
             face, entry = cut(image, detection, params.margin)
             rows.append({"id": id_, **entry})
             if face is not None:

@@ -4,13 +4,13 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from tqdm import tqdm
+from torch import Tensor
 
 from ohlora.files import save_npz, write_images
 from ohlora.networks.stylegan import Generator, to_uint8
 from ohlora.plots import contact_sheet, save_image
 from ohlora.rng import standard_normal
-from ohlora.sampling import neutral_label
+from ohlora.sampling import map_latents, synthesise
 from ohlora.stages import Stage
 from ohlora.stages.generators import named_generator
 from ohlora.stages.paths import PLOT, image_set
@@ -20,11 +20,12 @@ SHEET_IMAGES = 64
 
 def images_of(generator: Generator, z: np.ndarray, psi: float, size: int, device: torch.device) -> Iterator[np.ndarray]:
     """uint8 (H, W, 3) for each latent; psi below 1 pulls the w of all layers towards the mean one."""
-    layers = generator.synthesis.num_layers
-    for batch in tqdm(torch.from_numpy(z).split(size), desc="synthesize", unit="batch", disable=None):
-        with torch.inference_mode():
-            label = neutral_label(generator, len(batch), device)
-            images = generator(batch.to(device), label, truncation_psi=psi, truncation_layers=layers, noise="const")
+
+    def truncated(generator: Generator, z: Tensor, label: Tensor | None) -> Tensor:
+        return generator.truncation.w_avg.lerp(generator.mapping(z, label)["w"], psi)
+
+    w = map_latents(generator, z, device, truncated)
+    for images in synthesise(generator, w, size, device, progress="synthesize"):
         yield from to_uint8(images).permute(0, 2, 3, 1).cpu().numpy()
 
 
