@@ -10,6 +10,8 @@ BIN := $(CURDIR)/.venv/bin
 READY := .venv/.ready
 TEST_READY := .venv/.ready-test
 BASE ?= main
+# files tested at once, each with one thread; up to 1 GB each
+JOBS ?= $(shell n=$$(nproc); echo $$((n < 8 ? n : 8)))
 
 .PHONY: repro label studio diff compare test lock
 
@@ -36,7 +38,7 @@ test: $(TEST_READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile
 
 $(READY): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \

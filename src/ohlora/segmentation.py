@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from facenet_pytorch import MTCNN
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
@@ -45,6 +44,8 @@ class FaceDetector:
     """MTCNN with facenet-pytorch's weights (trained on photographs), which are part of that package."""
 
     def __init__(self, device: torch.device | str = "cpu"):
+        from facenet_pytorch import MTCNN  # here because it takes 2 seconds, and most stages detect nothing
+
         self.device = torch.device(device)
         self.mtcnn = MTCNN(keep_all=True, device=self.device).eval()
 

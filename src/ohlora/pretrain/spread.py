@@ -94,7 +94,7 @@ def fold(generator: Generator, centre: Array, matrix: Array, offset: Array) -> N
     for index in range(generator.synthesis.num_layers):
         style = generator.synthesis.layer(index).style
         weight = style.weight.double()
-        style.bias += (style.weight_scale * (weight @ start)).to(style.bias.dtype)
+        style.bias.add_(style.weight_scale * (weight @ start))
         style.weight.copy_(weight @ m.T)
 
 
