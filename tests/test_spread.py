@@ -13,7 +13,7 @@ N, D = 4000, 8
 
 
 def world() -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Latents of unequal variance, and readings: linear ones of two directions, and a probability that is low for few."""
+    """Latents of unequal variance, and readings: linear ones, and a probability that is low for some."""
     random = np.random.default_rng(0)
     w = 1.0 + random.standard_normal((N, D)) * np.linspace(0.5, 2, D)
     age = w[:, 0] + w[:, 1]
