@@ -227,6 +227,12 @@ def test_a_checkpoint_of_other_parameters_is_not_used(tmp_path: Path) -> None:
     assert torch.equal(toy_training(tmp_path, mark="b").weight, first.weight)
 
 
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.pt").write_bytes(b"PK cut off")
+    with pytest.raises(UserError, match=r"checkpoint\.pt: truncated, damaged or not a checkpoint; remove it"):
+        toy_training(tmp_path)
+
+
 def test_every_epoch_visits_every_row_once() -> None:
     schedule = loop.Schedule(steps=1, batch_size=4, learning_rate=1, evaluations=1, seed=0)
     rows = [loop.batch_rows(step, 12, schedule) for step in range(6)]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ohlora.files import atomic, lock
+from ohlora.files import atomic, damage, lock
 from ohlora.rng import stream
 from ohlora.runtime import reuse_memory
 
@@ -142,7 +142,8 @@ def _resume(path: Path, mark: str, net: nn.Module, optimiser: torch.optim.Optimi
     net.train()
     if not path.exists():
         return Progress()
-    content: dict[str, Any] = torch.load(path, weights_only=True)
+    with damage(path, "a checkpoint; remove it to start afresh"):
+        content: dict[str, Any] = torch.load(path, weights_only=True)
     if content.pop("mark") != mark:
         tqdm.write(f"{path}: of other parameters or renders, not used")
         return Progress()
