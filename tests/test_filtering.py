@@ -225,6 +225,19 @@ def test_training_starts_from_given_networks() -> None:
         train(initial=Ensemble([QualityCNN(resolution=128)]))
 
 
+def test_networks_and_curves_do_not_depend_on_the_number_of_cores() -> None:
+    before, found = torch.get_num_threads(), []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        rows: list[tuple[int, dict[str, float]]] = []
+        ensemble = train(tries=2, on_epoch=lambda fold, metrics, rows=rows: rows.append((fold, metrics)))[0]
+        found.append((ensemble.state_dict(), rows))
+    torch.set_num_threads(before)
+    (one, curves), (two, same) = found
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    assert curves == same and {fold for fold, _ in curves} == {0, 1}
+
+
 def test_same_seed_same_networks_another_seed_others() -> None:
     first, again, other = (train(seed=seed)[0].state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(first[key], again[key]) for key in first)

@@ -1,9 +1,13 @@
 """How networks run on this machine: device, number format, memory."""
 
 import ctypes
+import os
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -84,5 +88,24 @@ def in_processes(work: Callable[[S], T], items: Iterable[S], device: torch.devic
     number of cores; on a GPU the work is done here, one item after the other.
     """
     workers = torch.get_num_threads() if torch.device(device).type == "cpu" else 1
+    task = delayed(partial(_in_process, work, os.getpid()))
     with parallel_config("loky", inner_max_num_threads=1):
-        yield from Parallel(workers, return_as="generator")(delayed(work)(item) for item in items)
+        yield from Parallel(workers, return_as="generator")(task(item) for item in items)
+
+
+def _in_process(work: Callable[[S], T], parent: int, item: S) -> T:
+    if os.getpid() != parent:
+        _end_with(parent)
+    return work(item)
+
+
+@cache
+def _end_with(parent: int) -> None:
+    """Ends this process soon after the one that started it; after a kill -9 loky's would go on with what is queued."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
