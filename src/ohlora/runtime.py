@@ -87,10 +87,11 @@ def in_processes(work: Callable[[S], T], items: Iterable[S], device: torch.devic
     `work`, items and what comes of them are pickled. Every process computes with one thread, so nothing depends on the
     number of cores; on a GPU the work is done here, one item after the other.
     """
-    workers = torch.get_num_threads() if torch.device(device).type == "cpu" else 1
+    tasks = list(items)
+    workers = min(torch.get_num_threads(), len(tasks)) if torch.device(device).type == "cpu" else 1
     task = delayed(partial(_in_process, work, os.getpid()))
     with parallel_config("loky", inner_max_num_threads=1):
-        yield from Parallel(workers, return_as="generator")(task(item) for item in items)
+        yield from Parallel(workers, return_as="generator")(task(item) for item in tasks)
 
 
 def _in_process(work: Callable[[S], T], parent: int, item: S) -> T:
