@@ -1,6 +1,7 @@
 """Labels, filter networks and the table of kept images."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -225,14 +226,13 @@ def test_training_starts_from_given_networks() -> None:
         train(initial=Ensemble([QualityCNN(resolution=128)]))
 
 
-def test_networks_and_curves_do_not_depend_on_the_number_of_cores() -> None:
-    before, found = torch.get_num_threads(), []
+def test_networks_and_curves_do_not_depend_on_the_number_of_cores(set_threads: Callable[[int], None]) -> None:
+    found = []
     for threads in (1, 2):
-        torch.set_num_threads(threads)
+        set_threads(threads)
         rows: list[tuple[int, dict[str, float]]] = []
         ensemble = train(tries=2, on_epoch=lambda fold, metrics, rows=rows: rows.append((fold, metrics)))[0]
         found.append((ensemble.state_dict(), rows))
-    torch.set_num_threads(before)
     (one, curves), (two, same) = found
     assert all(torch.equal(one[key], two[key]) for key in one)
     assert curves == same and {fold for fold, _ in curves} == {0, 1}

@@ -41,12 +41,9 @@ def test_a_system_that_does_not_name_its_processor_computes_in_float32(monkeypat
     assert not runtime.fast_bf16(torch.device("cpu"))
 
 
-def test_work_in_processes_comes_back_in_order() -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    squares = list(runtime.in_processes(_square, range(5), "cpu"))
-    torch.set_num_threads(before)
-    assert squares == [(0, 1), (1, 1), (4, 1), (9, 1), (16, 1)]
+def test_work_in_processes_comes_back_in_order(set_threads: Callable[[int], None]) -> None:
+    set_threads(2)
+    assert list(runtime.in_processes(_square, range(5), "cpu")) == [(0, 1), (1, 1), (4, 1), (9, 1), (16, 1)]
 
 
 def _square(number: int) -> tuple[int, int]:

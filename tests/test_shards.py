@@ -97,13 +97,11 @@ def begun(folder: Path) -> Any:
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_shards_are_one_sampling_whatever_the_number_of_threads(tmp_path: Path, threads: int) -> None:
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(threads)
-        np.testing.assert_array_equal(shards().run(tmp_path, MARK), whole())
-    finally:
-        torch.set_num_threads(before)
+def test_shards_are_one_sampling_whatever_the_number_of_threads(
+    tmp_path: Path, threads: int, set_threads: Callable[[int], None]
+) -> None:
+    set_threads(threads)
+    np.testing.assert_array_equal(shards().run(tmp_path, MARK), whole())
 
 
 def test_latents_of_shards_are_those_of_all() -> None:
