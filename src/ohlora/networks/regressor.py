@@ -32,7 +32,7 @@ class Residual(nn.Module):
         self.second = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(x + self.second(self.first(x)))
+        return F.relu(self.second(self.first(x)).add_(x), inplace=True)
 
 
 class AttributeNet(nn.Module):

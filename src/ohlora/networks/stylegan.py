@@ -214,10 +214,12 @@ def epilogue(x: Tensor, noise: Tensor | None, strength: Tensor, bias: Tensor, st
             # Adding tensors of two layouts takes several times as long.
             offset = offset.contiguous(memory_format=torch.channels_last)
     x = F.leaky_relu(x + offset, 0.2, inplace=True)
-    x = x - x.mean(dim=(2, 3), keepdim=True)
+    # Where no derivative can be asked for, in place: less memory to go through, a tenth of the time of an image.
+    place = x if torch.is_inference_mode_enabled() else None
+    x = torch.sub(x, x.mean(dim=(2, 3), keepdim=True), out=place)
     factor, shift = style.view(style.shape[0], 2, -1, 1, 1).unbind(1)
     factor = (factor + 1.0) * torch.rsqrt(x.square().mean(dim=(2, 3), keepdim=True) + 1e-8)
-    return torch.addcmul(shift, x, factor)
+    return torch.addcmul(shift, x, factor, out=place)
 
 
 class SynthesisLayer(nn.Module):
