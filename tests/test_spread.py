@@ -8,6 +8,7 @@ from tiny_gan import base
 from ohlora.errors import UserError
 from ohlora.pretrain.settings import Spread, read_section
 from ohlora.pretrain.spread import direction, fold, transform
+from ohlora.weights import load_bundled
 
 N, D = 4000, 8
 
@@ -81,4 +82,5 @@ def test_folded_generator_draws_of_w_what_it_drew_of_the_transformed_w() -> None
 
 def test_section_of_the_shipped_parameters_is_valid() -> None:
     settings = read_section("pretrain/params.yaml", "spread", Spread)
-    assert settings.stretch.keys() == {"age", "curliness"}
+    readings = {head.name for head in load_bundled("judge").heads}
+    assert settings.stretch and settings.stretch.keys() | settings.shift.keys() | set(settings.hold) <= readings
