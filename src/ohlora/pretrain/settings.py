@@ -1,14 +1,11 @@
 """Parameters of pretrain/params.yaml: one section for each step, checked before any work."""
 
 from pathlib import Path
-from typing import Annotated
 
 from pydantic import Field
 
 from ohlora.errors import UserError
 from ohlora.validation import S, Section, check, read_yaml
-
-Share = Annotated[float, Field(ge=0, le=2)]
 
 
 class Training(Section):
@@ -20,16 +17,6 @@ class Training(Section):
     learning_rate: float = Field(gt=0, le=0.1, description="largest step size of AdamW")
     evaluations: int = Field(ge=1, le=1000, description="times the held-out images are read; the best is kept")
     held_out: int = Field(ge=10, le=100_000, description="images not trained on")
-
-
-class Spread(Section):
-    """What is evened out in the base generator."""
-
-    seed: int = Field(ge=0, le=2**32 - 1, description="start of the random stream")
-    samples: int = Field(ge=1000, le=1_000_000, description="latents whose images are read")
-    stretch: dict[str, Share] = Field(description="share by which latents are drawn apart along a reading's direction")
-    shift: dict[str, Share] = Field(description="share of the way to the latents whose reading is low")
-    hold: list[str] = Field(description="readings that the shift leaves as they are")
 
 
 def read_section(path: str | Path, name: str, model: type[S]) -> S:
