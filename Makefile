@@ -10,8 +10,8 @@ BIN := $(CURDIR)/.venv/bin
 READY := .venv/.ready
 TEST_READY := .venv/.ready-test
 BASE ?= main
-# files tested at once, each with one thread; up to 1 GB each
-JOBS ?= $(shell n=$$(nproc); echo $$((n < 8 ? n : 8)))
+# files tested at once, each with one thread: one more than cores, since some wait for a browser; up to 1 GB each
+JOBS ?= $(shell n=$$(nproc); echo $$((n < 8 ? n + 1 : 8)))
 
 .PHONY: repro label studio diff compare test lock
 
