@@ -209,4 +209,4 @@ def test_frechet_distance_of_gaussians() -> None:
 
 
 def test_closest_pair() -> None:
-    assert closest_pair(np.array([[0.0, 0], [5, 5], [9, 0], [5, 4.5]])) == (1, 3)
+    assert closest_pair(np.array([[0.0, 0], [5, 5], [9, 0], [5, 4.5]])) == (1, 3, 0.5)

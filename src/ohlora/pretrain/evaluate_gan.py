@@ -21,6 +21,7 @@ from ohlora.weights import load_attributes_net, load_generator
 
 PSIS = (1.0, 0.7)
 FACE_PROBABILITY = 0.95
+SHEET = 200  # samples that a person looks through
 
 
 def frechet_distance(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
@@ -61,12 +62,12 @@ def squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.maximum((a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T, 0)
 
 
-def closest_pair(features: np.ndarray) -> tuple[int, int]:
-    """The two rows nearest to each other."""
+def closest_pair(features: np.ndarray) -> tuple[int, int, float]:
+    """The two rows nearest to each other, and their distance."""
     distances = squared_distances(features, features)
     np.fill_diagonal(distances, np.inf)
     first, second = np.unravel_index(np.argmin(distances), distances.shape)
-    return int(first), int(second)
+    return int(first), int(second), float(np.sqrt(distances[first, second]))
 
 
 def face_rate(images: NDArray[np.uint8], device: torch.device) -> float:
@@ -100,6 +101,7 @@ def evaluate(
         "held_out": len(held_out),
         "frechet_between_halves": frechet_distance(real_features[:half], real_features[half:]),
         "faces_in_renders": face_rate(held_out[:500], pick_device()),
+        "closest_renders": closest_pair(real_features[:SHEET])[2],
     }
     train_features = read(judge, train)[0]
     for psi in PSIS:
@@ -111,6 +113,7 @@ def evaluate(
             "frechet": frechet_distance(features, real_features),
             "spread": {name: float(found[name].std() / real[name].std()) for name in real},
             "mean": {name: float(found[name].mean()) for name in real},
+            "closest_pair": closest_pair(features[:SHEET])[2],
         }
         draw_sheets(images, features, train, train_features, output, key)
     result["mean_of_renders"] = {name: float(real[name].mean()) for name in real}
@@ -120,11 +123,11 @@ def evaluate(
 def draw_sheets(
     images: np.ndarray, features: np.ndarray, train: np.ndarray, train_features: np.ndarray, output: Path, key: str
 ) -> None:
-    """Unselected samples, the closest pair of 200, and 16 samples each beside the nearest training image."""
+    """Unselected samples, the closest pair of SHEET, and 16 samples each beside the nearest training image."""
     save_image(output / f"samples_{key}.png", contact_sheet(list(images[:64]), columns=8))
-    numbers = [str(i) for i in range(200)]
-    save_image(output / f"samples200_{key}.png", contact_sheet(list(images[:200]), columns=20, captions=numbers))
-    pair = closest_pair(features[:200])
+    numbers = [str(i) for i in range(SHEET)]
+    save_image(output / f"samples{SHEET}_{key}.png", contact_sheet(list(images[:SHEET]), columns=20, captions=numbers))
+    pair = closest_pair(features[:SHEET])[:2]
     save_image(output / f"closest_pair_{key}.png", contact_sheet([images[i] for i in pair], columns=2))
     nearest = squared_distances(features[:16], train_features).argmin(axis=1)
     pictures = [picture for i in range(16) for picture in (images[i], train[nearest[i]])]
@@ -141,8 +144,8 @@ def run() -> None:
     parser.add_argument("--samples", type=int, default=2000, help="samples at each truncation")
     parser.add_argument("--output", type=Path, required=True, help="folder of metrics.json and the sheets")
     options = parser.parse_args()
-    if options.samples < 200:
-        raise UserError(f"--samples {options.samples}: allowed are 200 and more")
+    if options.samples < SHEET:
+        raise UserError(f"--samples {options.samples}: allowed are {SHEET} and more")
     reuse_memory()
     device = pick_device()
     generator, judge = load_generator(options.generator).to(device), load_attributes_net(options.judge).to(device)
