@@ -155,6 +155,17 @@ def test_stored_noise_makes_an_image_a_function_of_its_latent_alone() -> None:
     assert not torch.equal(g(z, noise="random"), g(z, noise="random"))
 
 
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_drawing_in_place_gives_the_same_bits_and_leaves_weights_alone(bf16: bool, layout: torch.memory_format) -> None:
+    g, w = tiny().to(memory_format=layout), torch.randn(3, 10)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        expected = g.synthesis(w).detach()
+        with torch.inference_mode():
+            assert torch.equal(g.synthesis(w), expected)
+            assert torch.equal(g.synthesis(w), expected)
+
+
 def test_one_w_per_layer_is_the_same_as_w_repeated() -> None:
     g = tiny()
     w = g.mapping(torch.randn(2, 12))["w"]
