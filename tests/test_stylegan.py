@@ -158,7 +158,7 @@ def test_stored_noise_makes_an_image_a_function_of_its_latent_alone() -> None:
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_drawing_in_place_gives_the_same_bits_and_leaves_weights_alone(bf16: bool, layout: torch.memory_format) -> None:
-    g, w = tiny().to(memory_format=layout), torch.randn(3, 10)
+    g, w = tiny().to(memory_format=layout), torch.randn(3, 10)  # type: ignore[call-overload]
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         expected = g.synthesis(w).detach()
         with torch.inference_mode():
