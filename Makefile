@@ -13,7 +13,7 @@ BASE ?= main
 # files tested at once, each with one thread: one more than cores, since some wait for a browser; up to 1 GB each
 JOBS ?= $(shell n=$$(nproc); echo $$((n < 8 ? n + 1 : 8)))
 
-.PHONY: repro label studio diff compare test lock
+.PHONY: repro label studio diff compare test lint types tests lock
 
 repro: $(READY)
 	PATH="$(BIN):$$PATH" dvc repro
@@ -34,10 +34,18 @@ diff: $(READY)
 compare: $(READY)
 	@$(BIN)/python -m ohlora compare $(BASE)
 
+# The type checker keeps one core busy for half a minute: it runs beside the tests.
 test: $(TEST_READY)
+	@$(MAKE) --no-print-directory --jobs=2 lint types tests
+
+lint: $(TEST_READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+
+types: $(TEST_READY)
 	$(BIN)/mypy
+
+tests: $(TEST_READY)
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile
 
 $(READY): requirements.txt pyproject.toml
