@@ -18,6 +18,12 @@ PATIENCE = 90_000  # milliseconds that a browser may take for anything; the mach
 WriteParams = Callable[..., Path]
 
 
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    """Every test draws the same numbers from torch's global stream, whatever ran before."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def default_params() -> dict[str, Any]:
     """The content of the repository's params.yaml."""

@@ -16,6 +16,7 @@ from ohlora.files import load_tensors, save_tensors, write_csv
 from ohlora.filtering import (
     Ensemble,
     Limit,
+    Task,
     classification_metrics,
     extremes,
     filter_table,
@@ -23,7 +24,7 @@ from ohlora.filtering import (
     make_folds,
     predict,
     save_ensemble,
-    train_ensemble,
+    train_ensembles,
 )
 from ohlora.labelling import read_human, settle
 from ohlora.labels import complete, guess, kept_ids, read_labels
@@ -45,13 +46,16 @@ def toy(count: int = 40, side: int = 64) -> tuple[torch.Tensor, np.ndarray]:
 
 
 def train(
-    tries: int = 1, max_valid_loss: float = 10.0, seed: int = 0, schedule: Schedule = SCHEDULE, **changes: Any
+    tries: int = 1,
+    max_valid_loss: float = 10.0,
+    seed: int = 0,
+    schedule: Schedule = SCHEDULE,
+    initial: Ensemble | None = None,
+    **changes: Any,
 ) -> tuple:
     images, labels = toy()
-    settings: dict[str, Any] = {"folds": 2, "stratified": True, "device": CPU} | changes
-    return train_ensemble(
-        "quality", images, labels, schedule, max_valid_loss=max_valid_loss, tries=tries, seed=seed, **settings
-    )
+    task = Task("quality", labels, stratified=True, max_valid_loss=max_valid_loss, initial=initial)
+    return next(train_ensembles([task], images, schedule, folds=2, tries=tries, seed=seed, device=CPU, **changes))
 
 
 # ---------------------------------------------------------------- labels
@@ -231,11 +235,27 @@ def test_networks_and_curves_do_not_depend_on_the_number_of_cores(set_threads: C
     for threads in (1, 2):
         set_threads(threads)
         rows: list[tuple[int, dict[str, float]]] = []
-        ensemble = train(tries=2, on_epoch=lambda fold, metrics, rows=rows: rows.append((fold, metrics)))[0]
+        ensemble = train(tries=2, on_epoch=lambda _, fold, metrics, rows=rows: rows.append((fold, metrics)))[0]
         found.append((ensemble.state_dict(), rows))
     (one, curves), (two, same) = found
     assert all(torch.equal(one[key], two[key]) for key in one)
     assert curves == same and {fold for fold, _ in curves} == {0, 1}
+
+
+def test_ensembles_trained_together_are_those_trained_alone() -> None:
+    images, labels = toy()
+    tasks = [Task(name, labels, stratified=True, max_valid_loss=10.0) for name in ("quality", "glass")]
+    settings: dict[str, Any] = {"folds": 2, "tries": 1, "seed": 0, "device": CPU}
+    seen: list[tuple[str, int]] = []
+    found = train_ensembles(
+        tasks, images, SCHEDULE, on_epoch=lambda name, fold, _: seen.append((name, fold)), **settings
+    )
+    for task, (ensemble, fitted, tries) in zip(tasks, found, strict=True):
+        assert set(seen) == {(task.attribute, 0), (task.attribute, 1)}
+        alone = next(train_ensembles([task], images, SCHEDULE, **settings))
+        assert fitted == alone[1] and tries == alone[2] == [1, 1]
+        assert all(torch.equal(value, alone[0].state_dict()[key]) for key, value in ensemble.state_dict().items())
+        seen.clear()
 
 
 def test_same_seed_same_networks_another_seed_others() -> None:
@@ -247,7 +267,7 @@ def test_same_seed_same_networks_another_seed_others() -> None:
 def test_failed_fold_starts_again_and_running_out_of_tries_is_an_error() -> None:
     epochs: list[int] = []
     with pytest.raises(UserError, match=r"train_filter\.quality\.max_valid_loss = 1e-09: fold 0 .* of 3 tries"):
-        train(tries=3, max_valid_loss=1e-9, on_epoch=lambda fold, metrics: epochs.append(fold))
+        train(tries=3, max_valid_loss=1e-9, on_epoch=lambda _, fold, metrics: epochs.append(fold))
     assert epochs == [0] * (3 * SCHEDULE.epochs)
 
 

@@ -92,7 +92,8 @@ def test_images_are_functions_of_latent_and_label() -> None:
     z, label = torch.randn(9, 8), torch.randn(9, 7)
     together = make_images(g, z, label)
     assert together.shape == (9, 3, 16, 16) and together.dtype == torch.uint8
-    assert torch.equal(together[4:], make_images(g, z[4:], label[4:]))
+    few = make_images(g, z[4:], label[4:])
+    assert (together[4:].int() - few.int()).abs().max() <= 1  # sums of another batch size may round otherwise
     assert not torch.equal(together, make_images(g, z, label, psi=0.3))
 
 

@@ -4,9 +4,10 @@ Source of the procedure and its numbers: Oh-LoRA (WannaBeSuperteur/AI_Projects, 
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ NETWORKS: dict[str, type[nn.Module]] = {
 EVALUATION_BATCH = 64
 COUNTS = ("true_negative", "false_positive", "false_negative", "true_positive")  # in scikit-learn's order
 
-OnEpoch = Callable[[int, dict[str, float]], None]
+OnEpoch = Callable[[str, int, dict[str, float]], None]
 
 
 class Ensemble(nn.Module):
@@ -100,81 +101,103 @@ def predict(model: nn.Module, images: Tensor, device: torch.device, batch_size: 
 
     @torch.inference_mode()
     def read(part: Tensor) -> Tensor:
-        return model(_unit(part, device)).flatten().cpu()
+        return model(unit(part, device)).flatten().cpu()
 
     return torch.cat(list(in_order(read, images.split(batch_size), device))).numpy()
 
 
-def train_ensemble(
-    attribute: str,
+@dataclass(frozen=True)
+class Task:
+    """What one ensemble learns.
+
+    Attributes:
+        attribute: a name of NETWORKS.
+        labels: (N,) 0 or 1.
+        stratified: whether every fold gets the same share of ones.
+        max_valid_loss: a fold above it has failed.
+        initial: networks of the same attribute to start from, one after the other in turn; None starts from drawn ones.
+    """
+
+    attribute: str
+    labels: np.ndarray
+    stratified: bool
+    max_valid_loss: float
+    initial: Ensemble | None = None
+
+
+def train_ensembles(
+    tasks: Sequence[Task],
     images: Tensor,
-    labels: np.ndarray,
     schedule: Schedule,
     *,
     folds: int,
-    stratified: bool,
-    max_valid_loss: float,
     tries: int,
     seed: int,
     device: torch.device,
-    initial: Ensemble | None = None,
-    on_epoch: OnEpoch = lambda fold, metrics: None,
-) -> tuple[Ensemble, list[Fitted], list[int]]:
-    """Trains one network for each fold; a fold whose best validation loss is too high starts again.
+    on_epoch: OnEpoch = lambda attribute, fold, metrics: None,
+) -> Iterator[tuple[Ensemble, list[Fitted], list[int]]]:
+    """Trains an ensemble for each task, a network for each fold; one whose validation loss stays too high starts again.
 
-    On a CPU every core trains a fold of its own.
+    On a CPU every core trains a fold of its own, of whatever task.
 
     Args:
-        attribute: a name of NETWORKS.
         images: uint8 (N, 3, H, W) RGB.
-        labels: (N,) 0 or 1.
-        max_valid_loss: a fold above it has failed.
         tries: trainings of a fold, the first included.
-        initial: networks of the same attribute to start from, one after the other in turn; None starts from drawn ones.
-        on_epoch: called with the fold and the metrics of each epoch, failed tries included, when the fold has ended.
+        on_epoch: called with the attribute, the fold and the metrics of each epoch, failed tries included, when the
+            fold has ended.
 
-    Returns:
-        The networks, their histories, and the tries each took.
+    Yields:
+        In the order of the tasks: the networks, their histories, and the tries each took.
 
     Raises:
         UserError: a fold failed in all its tries, or the initial networks read images of another size.
     """
-    train = partial(_train_member, attribute, images, labels, schedule, max_valid_loss, tries, seed, device)
-    given = [None] * folds if initial is None else [initial.members[i % len(initial.members)] for i in range(folds)]
-    tasks = zip(range(folds), make_folds(labels, folds, stratified, seed, attribute), given, strict=True)
-    members: list[nn.Module] = []
-    tried: list[list[Fitted]] = []
-    for fold, (member, fits) in enumerate(in_processes(train, tasks, device)):
-        members.append(member)
-        tried.append(fits)
-        for metrics in (row for attempt in fits for row in attempt.history):
-            on_epoch(fold, metrics)
-        if not fits[-1].best["loss"] <= max_valid_loss:  # NaN fails too
-            raise UserError(
-                f"train_filter.{attribute}.max_valid_loss = {max_valid_loss}: fold {fold} reached "
-                f"{fits[-1].best['loss']:.4f} in the last of {tries} tries; allow more, or train or label more"
-            )
-    return Ensemble(members).to(device).eval(), [fits[-1] for fits in tried], [len(fits) for fits in tried]
+    train = partial(_train_member, images, schedule, tries, seed, device)
+    trained = in_processes(train, [part for task in tasks for part in _parts(task, folds, seed)], device)
+    for task in tasks:
+        members: list[nn.Module] = []
+        tried: list[list[Fitted]] = []
+        for fold, (member, fits) in enumerate(islice(trained, folds)):
+            members.append(member)
+            tried.append(fits)
+            for metrics in (row for attempt in fits for row in attempt.history):
+                on_epoch(task.attribute, fold, metrics)
+            if not fits[-1].best["loss"] <= task.max_valid_loss:  # NaN fails too
+                raise UserError(
+                    f"train_filter.{task.attribute}.max_valid_loss = {task.max_valid_loss}: fold {fold} reached "
+                    f"{fits[-1].best['loss']:.4f} in the last of {tries} tries; allow more, or train or label more"
+                )
+        yield Ensemble(members).to(device).eval(), [fits[-1] for fits in tried], [len(fits) for fits in tried]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One fold of a task: its number, the validation indices, and a network to start from."""
+
+    task: Task
+    fold: int
+    valid: np.ndarray
+    initial: nn.Module | None
+
+
+def _parts(task: Task, folds: int, seed: int) -> list[_Part]:
+    """The folds of a task."""
+    given: Sequence[nn.Module | None] = [None] if task.initial is None else list(task.initial.members)
+    bare = replace(task, initial=None)  # a process needs one of the networks, not all
+    valid = make_folds(task.labels, folds, task.stratified, seed, task.attribute)
+    return [_Part(bare, fold, valid[fold], given[fold % len(given)]) for fold in range(folds)]
 
 
 def _train_member(
-    attribute: str,
-    images: Tensor,
-    labels: np.ndarray,
-    schedule: Schedule,
-    max_valid_loss: float,
-    tries: int,
-    seed: int,
-    device: torch.device,
-    task: tuple[int, np.ndarray, nn.Module | None],
+    images: Tensor, schedule: Schedule, tries: int, seed: int, device: torch.device, part: _Part
 ) -> tuple[nn.Module, list[Fitted]]:
-    """The network of one fold (its number, the validation indices, a network to start from), and all its tries."""
-    fold, valid, initial = task
+    """The network of one fold, and all its tries."""
+    attribute, limit = part.task.attribute, part.task.max_valid_loss
     fits: list[Fitted] = []
-    while len(fits) < tries and not (fits and fits[-1].best["loss"] <= max_valid_loss):
-        purpose = ("train_filter", attribute, fold, len(fits))
-        member = _new_member(attribute, images, initial, seed, purpose).to(device)
-        fits.append(_train_fold(member, images, labels, valid, schedule, seed, purpose, device))
+    while len(fits) < tries and not (fits and fits[-1].best["loss"] <= limit):
+        purpose = ("train_filter", attribute, part.fold, len(fits))
+        member = _new_member(attribute, images, part.initial, seed, purpose).to(device)
+        fits.append(_train_fold(member, images, part.task.labels, part.valid, schedule, seed, purpose, device))
     return member.cpu(), fits
 
 
@@ -184,7 +207,7 @@ def _new_member(
     with seeded(seed, *purpose, "weights"):
         model = NETWORKS[attribute](resolution=images.shape[-1])
         if initial is None:
-            initialise(model, _unit(images[:64], torch.device("cpu")))
+            initialise(model, unit(images[:64], torch.device("cpu")))
             return model
     try:
         model.load_state_dict(initial.state_dict())
@@ -207,7 +230,7 @@ def _train_fold(
     train = np.setdiff1d(np.arange(len(labels)), valid)
     return fit(
         model,
-        lambda x: mirrored(_unit(x, device)),
+        lambda x: mirrored(unit(x, device)),
         lambda probability, y: F.binary_cross_entropy(probability.flatten(), y),
         (images[train], targets[train]),
         lambda net: classification_metrics(predict(net, images[valid], device), labels[valid]),
@@ -218,7 +241,7 @@ def _train_fold(
     )
 
 
-def _unit(images: Tensor, device: torch.device) -> Tensor:
+def unit(images: Tensor, device: torch.device) -> Tensor:
     """uint8 to float32 in [0, 1], what the filter networks take."""
     return images.to(device).float() / 255
 

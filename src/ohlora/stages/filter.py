@@ -7,10 +7,11 @@ import pandas as pd
 import torch
 
 from ohlora.files import ImageZip, write_csv, write_json
-from ohlora.filtering import Limit, extremes, filter_table, load_ensemble, predict
+from ohlora.filtering import Limit, extremes, filter_table, load_ensemble, unit
 from ohlora.labels import read_labels
 from ohlora.params import Params
 from ohlora.plots import contact_sheet, save_image
+from ohlora.runtime import in_order
 from ohlora.stages import Stage
 from ohlora.stages.paths import BASE, METRICS, PLOT, ImageSet, image_set
 
@@ -20,12 +21,14 @@ SHEET_ROWS, SHEET_COLUMNS = 2, 8
 def vote(files: ImageSet, images: ImageZip, size: int, device: torch.device) -> dict[str, np.ndarray]:
     """Scores (N,) of all images for each attribute."""
     ensembles = {name: load_ensemble(files.filter_networks(name), name).to(device) for name in files.attributes}
-    scores: dict[str, list[np.ndarray]] = {name: [] for name in ensembles}
-    for batch in images.batches(images.ids, size):
-        inputs = torch.from_numpy(batch).permute(0, 3, 1, 2)
-        for name, ensemble in ensembles.items():
-            scores[name].append(predict(ensemble, inputs, device))
-    return {name: np.concatenate(parts) for name, parts in scores.items()}
+
+    @torch.inference_mode()
+    def read(batch: np.ndarray) -> dict[str, np.ndarray]:
+        inputs = unit(torch.from_numpy(batch).permute(0, 3, 1, 2), device)
+        return {name: ensemble(inputs).cpu().numpy() for name, ensemble in ensembles.items()}
+
+    parts = list(in_order(read, images.batches(images.ids, size), device))
+    return {name: np.concatenate([part[name] for part in parts]) for name in ensembles}
 
 
 def sheet(images: ImageZip, ids: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndarray:
