@@ -204,6 +204,7 @@ def test_text_is_never_markup(browser: Any, folder: Path) -> None:
         page.locator("#name").fill("anna")
         page.keyboard.press("Enter")
         page.locator("#who").wait_for(state="hidden")
+        page.locator("#main > section").wait_for()
         faulty = folder / BASE.human_labels
         faulty.parent.mkdir(parents=True)
         faulty.write_text("id,attribute,value\n1,<b id=bold>,1\n")
