@@ -92,8 +92,11 @@ def test_images_are_functions_of_latent_and_label() -> None:
     z, label = torch.randn(9, 8), torch.randn(9, 7)
     together = make_images(g, z, label)
     assert together.shape == (9, 3, 16, 16) and together.dtype == torch.uint8
-    few = make_images(g, z[4:], label[4:])
-    assert (together[4:].int() - few.int()).abs().max() <= 1  # sums of another batch size may round otherwise
+    order = torch.randperm(9)
+    assert torch.equal(together[order], make_images(g, z[order], label[order]))
+    # Sums of another batch size may round otherwise: one level of 256, here and there.
+    apart = (together[4:].int() - make_images(g, z[4:], label[4:]).int()).abs()
+    assert apart.max() <= 1 and (apart > 0).float().mean() < 1e-3
     assert not torch.equal(together, make_images(g, z, label, psi=0.3))
 
 
