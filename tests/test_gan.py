@@ -13,12 +13,12 @@ from two_processes import in_two_processes
 from ohlora import distributed
 from ohlora.errors import UserError
 from ohlora.files import save_tensors
-from ohlora.gan.data import RealImages, box_downsample
+from ohlora.gan.data import RealImages, box_downsample, widened_shares
 from ohlora.gan.losses import PenaltyWeight, discriminator_loss, generator_loss, path_lengths, r1_penalty
 from ohlora.gan.trainer import GanSchedule, GanTrainer, Phase
 from ohlora.networks.stylegan import Discriminator, Generator
 from ohlora.pretrain.evaluate_gan import closest_pair, frechet_distance
-from ohlora.pretrain.train_gan import GanParams, PhaseParams, networks
+from ohlora.pretrain.train_gan import GanParams, PhaseParams, networks, shares
 
 SCHEDULE = GanSchedule([Phase(8, 32), Phase(16, 48, fade=16)], decay=16, batch_size=8, penalty_interval=2, ema=50)
 
@@ -186,8 +186,12 @@ def test_a_run_goes_on_from_trained_networks(tmp_path: Path) -> None:
         batch_size=8,
         learning_rate=0.002,
         path_weight=0,
+        spread={},
         look_every=1000,
     )
+    assert shares(params, []) is None
+    with pytest.raises(UserError, match=r"gan\.spread\.hats: allowed are lid_aperture, "):
+        shares(params.model_copy(update={"spread": {"hats": 1.2}}), [])
     first, second = networks(params, None)
     for name, network in (("generator", first), ("discriminator", second)):
         save_tensors(tmp_path / f"{name}.safetensors", network.state_dict(), {"architecture": name})
@@ -197,6 +201,30 @@ def test_a_run_goes_on_from_trained_networks(tmp_path: Path) -> None:
     assert [schedule.rate(shown, 40) for shown in (40, 1040, 2040)] == [0.0, 0.5, 1.0]
     with pytest.raises(UserError, match=r"gan\.channels"):
         networks(params.model_copy(update={"channels": {4: 8, 8: 8, 16: 8}}), tmp_path)
+
+
+def test_shares_widen_what_is_shown() -> None:
+    rng = np.random.default_rng(0)
+    values = np.stack([rng.gamma(4, size=5000), rng.normal(size=5000), rng.random(5000) < 0.95], axis=1)
+    shown = widened_shares(values, np.array([1.3, 0.8, 1.5]))
+    distance = np.sqrt(shown @ (values - values.mean(axis=0)) ** 2)
+    assert distance / values.std(axis=0) == pytest.approx([1.3, 0.8, 1.5], rel=1e-3)
+    assert shown.sum() == pytest.approx(1) and shown.min() == pytest.approx(0.1 / 5000, rel=1e-3)
+    assert 1 / (shown**2).sum() > 0.4 * 5000  # no few images are shown all the time
+    moved = (shown @ values - values.mean(axis=0)) / values.std(axis=0)
+    assert moved[0] > 0.1 and abs(moved[1]) < 0.05 and moved[2] < -0.1  # towards the longer tail, the rarer kind
+    assert widened_shares(values, np.ones(3)) == pytest.approx(1 / 5000)
+    with pytest.raises(UserError, match=r"gan\.spread"):
+        widened_shares(values, np.array([1.0, 9.0, 1.0]))
+    with pytest.raises(UserError, match=r"gan\.spread"):
+        widened_shares(np.ones((10, 1)), np.array([1.1]))
+
+
+def test_images_are_shown_as_often_as_their_shares_say() -> None:
+    images = np.arange(4, dtype=np.uint8)[:, None, None, None].repeat(8, 1).repeat(8, 2).repeat(3, 3)
+    batch = RealImages(images, 0, np.array([0.1, 0.0, 0.6, 0.3])).batch(0, 4000, 8)
+    seen = np.bincount(torch.round((batch[:, 0, 0, 0] + 1) * 127.5).int().numpy(), minlength=4) / 4000
+    assert seen == pytest.approx([0.1, 0.0, 0.6, 0.3], abs=0.03)
 
 
 def test_frechet_distance_of_gaussians() -> None:

@@ -17,6 +17,7 @@ from ohlora.gan.data import RealImages
 from ohlora.gan.losses import PenaltyWeight, discriminator_loss, generator_loss, path_lengths, r1_penalty
 from ohlora.networks.stylegan import Discriminator, Generator, epilogue
 from ohlora.rng import torch_seed
+from ohlora.runtime import fast_bf16
 
 
 @dataclass(frozen=True)
@@ -126,8 +127,7 @@ class GanTrainer:
         generator, discriminator: networks of one resolution; trained in place.
         real: the images.
         schedule: how to train.
-        device: where, one for each process (`ohlora.distributed`); on a CPU bf16 autocast with channels_last doubles
-            the speed of convolutions.
+        device: where, one for each process (`ohlora.distributed`); convolutions run in bf16 where that is faster.
         compiled: whether to compile the epilogues (needs a C++ compiler; about 1.4 times faster).
         shown: images that the networks have been shown already, if this run goes on from a finished one.
     """
@@ -146,6 +146,7 @@ class GanTrainer:
             allowed = f"a multiple of 4 for each of the {distributed.size()} processes"
             raise UserError(f"batch_size = {schedule.batch_size}: allowed is {allowed}")
         self.real, self.schedule, self.device = real, schedule, device
+        self.bf16 = fast_bf16(device)
         self.g = generator.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.d = discriminator.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.ema = copy.deepcopy(self.g).eval().requires_grad_(False)
@@ -184,7 +185,7 @@ class GanTrainer:
         self.shown += schedule.batch_size
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
     def _fake(self, lod: float) -> Tensor:
         z = torch.randn(self.schedule.batch_size // distributed.size(), self.g.mapping.z_dim, device=self.device)

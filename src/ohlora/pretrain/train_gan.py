@@ -3,21 +3,22 @@
 import hashlib
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Annotated, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 
 from ohlora import distributed
 from ohlora.errors import UserError, main
 from ohlora.files import save_tensors, write_json
-from ohlora.gan.data import RealImages
+from ohlora.gan.data import RealImages, widened_shares
 from ohlora.gan.trainer import GanSchedule, GanTrainer, Phase
 from ohlora.networks.stylegan import Discriminator, Generator, to_uint8
 from ohlora.plots import contact_sheet, save_image
 from ohlora.pretrain import readers
-from ohlora.pretrain.renders import load_images
+from ohlora.pretrain.renders import NUMBERS, load_attributes, load_images
 from ohlora.pretrain.settings import read_section
 from ohlora.rng import standard_normal
 from ohlora.training import seeded
@@ -45,6 +46,9 @@ class GanParams(Section):
     batch_size: int = Field(ge=4, le=1024, multiple_of=4, description="images in a batch")
     learning_rate: float = Field(gt=0, le=0.1, description="step size of Adam")
     path_weight: float = Field(ge=0, le=1000, description="weight of the penalty on uneven path lengths, 0 for none")
+    spread: dict[str, Annotated[float, Field(gt=0, le=2)]] = Field(
+        description="attributes shown more widely spread, and how many times"
+    )
     look_every: int = Field(ge=100, le=10**9, description="images between two sample sheets")
 
     def schedule(self) -> GanSchedule:
@@ -98,6 +102,20 @@ def networks(params: GanParams, start: Path | None) -> tuple[Generator, Discrimi
     return found[0], cast(Discriminator, found[1])  # its shapes are those of `made`
 
 
+def shares(params: GanParams, renders: list[Path]) -> NDArray[np.floating] | None:
+    """How often each render is shown, as gan.spread wants it; None if all are shown equally often.
+
+    Raises:
+        UserError: it names an attribute that is not measured, or wants what no shares give.
+    """
+    if unknown := sorted(set(params.spread) - set(NUMBERS)):
+        raise UserError(f"gan.spread.{unknown[0]}: allowed are {', '.join(NUMBERS)}")
+    if not params.spread:
+        return None
+    table = load_attributes(*renders)[list(params.spread)]
+    return widened_shares(table.fillna(table.mean()).to_numpy(), np.array(list(params.spread.values())))
+
+
 def train(
     params: GanParams, renders: list[Path], output: Path, finish: int | None, start: Path | None = None, shown: int = 0
 ) -> None:
@@ -108,7 +126,7 @@ def train(
     device = distributed.start()
     images: np.ndarray = load_images(*renders)
     generator, discriminator = networks(params, start)
-    real = RealImages(images, params.seed)
+    real = RealImages(images, params.seed, shares(params, renders))
     trainer = GanTrainer(generator, discriminator, real, params.schedule(), device, shown=shown)
     look = partial(sample_sheet, folder=output)
     trainer.run(output, architecture_mark(params), look, params.look_every, finish)
