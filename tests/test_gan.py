@@ -189,9 +189,6 @@ def test_a_run_goes_on_from_trained_networks(tmp_path: Path) -> None:
         spread={},
         look_every=1000,
     )
-    assert shares(params, []) is None
-    with pytest.raises(UserError, match=r"gan\.spread\.hats: allowed are lid_aperture, "):
-        shares(params.model_copy(update={"spread": {"hats": 1.2}}), [])
     first, second = networks(params, None)
     for name, network in (("generator", first), ("discriminator", second)):
         save_tensors(tmp_path / f"{name}.safetensors", network.state_dict(), {"architecture": name})
@@ -203,21 +200,27 @@ def test_a_run_goes_on_from_trained_networks(tmp_path: Path) -> None:
         networks(params.model_copy(update={"channels": {4: 8, 8: 8, 16: 8}}), tmp_path)
 
 
-def test_shares_widen_what_is_shown() -> None:
+def test_shares_widen_what_is_shown_and_keep_its_mean() -> None:
     rng = np.random.default_rng(0)
     values = np.stack([rng.gamma(4, size=5000), rng.normal(size=5000), rng.random(5000) < 0.95], axis=1)
     shown = widened_shares(values, np.array([1.3, 0.8, 1.5]))
-    distance = np.sqrt(shown @ (values - values.mean(axis=0)) ** 2)
-    assert distance / values.std(axis=0) == pytest.approx([1.3, 0.8, 1.5], rel=1e-3)
+    before = values.mean(axis=0)
+    assert np.sqrt(shown @ (values - before) ** 2) / values.std(axis=0) == pytest.approx([1.3, 0.8, 1.5], rel=1e-3)
+    assert (shown @ values)[:2] == pytest.approx(before[:2], abs=2e-3)
+    assert (shown @ values)[2] < before[2]  # more of the rare kind
     assert shown.sum() == pytest.approx(1) and shown.min() == pytest.approx(0.1 / 5000, rel=1e-3)
     assert 1 / (shown**2).sum() > 0.4 * 5000  # no few images are shown all the time
-    moved = (shown @ values - values.mean(axis=0)) / values.std(axis=0)
-    assert moved[0] > 0.1 and abs(moved[1]) < 0.05 and moved[2] < -0.1  # towards the longer tail, the rarer kind
     assert widened_shares(values, np.ones(3)) == pytest.approx(1 / 5000)
-    with pytest.raises(UserError, match=r"gan\.spread"):
-        widened_shares(values, np.array([1.0, 9.0, 1.0]))
-    with pytest.raises(UserError, match=r"gan\.spread"):
-        widened_shares(np.ones((10, 1)), np.array([1.1]))
+
+
+def test_impossible_spreads_are_refused() -> None:
+    values = np.random.default_rng(0).normal(size=(500, 2))
+    for wrong in (values, np.ones((500, 2))):
+        with pytest.raises(UserError, match=r"gan\.spread"):
+            widened_shares(wrong, np.array([1.0, 9.0]))
+    assert shares(GanParams.model_construct(spread={}), []) is None
+    with pytest.raises(UserError, match=r"gan\.spread\.hats: allowed are lid_aperture, "):
+        shares(GanParams.model_construct(spread={"hats": 1.2}), [])
 
 
 def test_images_are_shown_as_often_as_their_shares_say() -> None:

@@ -51,9 +51,9 @@ def widened_shares(
 ) -> NDArray[np.floating]:
     """Shares (N,) under which column d of values (N, D) lies spread[d] times as far from its mean.
 
-    Distances are root mean squares, from the mean under equal shares; the new mean may follow the longer tail. Of all
-    such shares, each at least `least` of an equal one, these have the smallest sum of squares (the largest effective
-    sample size of Kish).
+    Distances are root mean squares. Means stay, except of columns of two values, where the rarer one gets a larger
+    share. Of all such shares, each at least `least` of an equal one, these have the smallest sum of squares (the
+    largest effective sample size of Kish).
 
     Raises:
         UserError: no shares of these values have such distances.
@@ -63,8 +63,9 @@ def widened_shares(
     if not deviation.all():
         raise impossible
     standard = (values - values.mean(axis=0)) / deviation
+    many = np.array([len(np.unique(column)) > 2 for column in values.T])
     # With shares of mean 1 the first of these columns has the mean 1, all others 0.
-    table = np.insert(standard**2 - spread**2, 0, 1.0, axis=1)
+    table = np.concatenate([np.ones((len(values), 1)), standard**2 - spread**2, standard[:, many]], axis=1)
     means = np.eye(table.shape[1])[0]
 
     # The dual problem, smooth and convex; it has no minimum where no shares will do.
