@@ -1,6 +1,7 @@
 """Adversarial training: schedule, losses, and a resumed run that is the run it continues."""
 
 import os
+import re
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from ohlora.gan.trainer import GanSchedule, GanTrainer, Phase
 from ohlora.networks.stylegan import Discriminator, Generator
 from ohlora.pretrain.evaluate_gan import closest_pair, frechet_distance
 from ohlora.pretrain.train_gan import GanParams, PhaseParams, networks, shares
+from ohlora.validation import check, read_yaml
 
 SCHEDULE = GanSchedule([Phase(8, 32), Phase(16, 48, fade=16)], decay=16, batch_size=8, penalty_interval=2, ema=50)
 
@@ -211,6 +213,20 @@ def test_shares_widen_what_is_shown_and_keep_its_mean() -> None:
     assert shown.sum() == pytest.approx(1) and shown.min() == pytest.approx(0.1 / 5000, rel=1e-3)
     assert 1 / (shown**2).sum() > 0.4 * 5000  # no few images are shown all the time
     assert widened_shares(values, np.ones(3)) == pytest.approx(1 / 5000)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("spread", {"age": 3}, "gan.spread.age = 3: allowed is a section, each value a number above 0 to 2"),
+        ("spread", {"age": "old"}, "gan.spread.age = 'old': allowed is a section, each value a number above 0"),
+        ("channels", {4: "x"}, "gan.channels.4 = 'x': allowed is a section, each value a whole number"),
+    ],
+)
+def test_values_of_a_section_without_fixed_keys_are_checked(key: str, value: object, said: str) -> None:
+    content = read_yaml("pretrain/params.yaml")["gan"] | {key: value}
+    with pytest.raises(UserError, match=re.escape(said)):
+        check("params.yaml", content, GanParams, "gan.")
 
 
 def test_impossible_spreads_are_refused() -> None:

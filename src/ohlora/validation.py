@@ -101,6 +101,8 @@ def _words(kind: Any, metadata: Sequence[Any]) -> str:
     bounds = "".join(_bound(entry) for entry in metadata)
     if origin is list:
         return f"a list{bounds}, each {_words(arguments[0], [])}"
+    if origin is dict:
+        return f"a section{bounds}, each value {_words(arguments[1], [])}"
     return _NOUNS[kind] + bounds
 
 
