@@ -1,0 +1,91 @@
+"""Widens what a generator shows too little of, before it is trained on: `python -m ohlora.pretrain.widen`."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ohlora.errors import UserError, main
+from ohlora.files import save_tensors
+from ohlora.networks.regressor import AttributeNet
+from ohlora.networks.stylegan import Generator, to_uint8
+from ohlora.pretrain.evaluate_gan import read
+from ohlora.rng import standard_normal
+from ohlora.weights import load_attributes_net, load_generator
+
+SAMPLES = 3000  # latents that the directions are fitted to
+RIDGE = 0.05  # of the mean variance of w, added in the regression
+BATCH = 50
+
+
+def scaling(w: NDArray[np.floating], readings: NDArray[np.floating], factors: Sequence[float]) -> NDArray[np.floating]:
+    """Matrix M (D, D) by which w - mean(w) is multiplied so that linear predictions of readings grow by factors.
+
+    Each reading (N, K) is predicted from w (N, D) by ridge regression. What is added to a row lies along the directions
+    in which w goes with the readings, each cleared of the others.
+    """
+    centred = w - w.mean(axis=0)
+    covariance = centred.T @ centred / len(w)
+    ridge = RIDGE * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
+    coefficients = np.linalg.solve(covariance + ridge, centred.T @ (readings - readings.mean(axis=0)) / len(w))
+    along = covariance @ coefficients
+    directions = along @ np.linalg.inv(coefficients.T @ along)
+    return np.eye(len(covariance)) + directions @ np.diag(np.asarray(factors) - 1) @ coefficients.T
+
+
+def widen(generator: Generator, judge: AttributeNet, factors: Mapping[str, float], first_layer: int, seed: int) -> None:
+    """Scale w about its mean along directions of the judge's readings, in the styles of the layers from first_layer on.
+
+    The change is folded into the weights that make styles from w, so the generator keeps its form.
+
+    Raises:
+        UserError: a reading that the judge does not have, or a layer that the generator does not have.
+    """
+    if not 0 <= first_layer < generator.synthesis.num_layers:
+        raise UserError(f"--first-layer {first_layer}: allowed is 0 to {generator.synthesis.num_layers - 1}")
+    known = [head.name for head in judge.heads]
+    for name in factors:
+        if name not in known:
+            raise UserError(f"--factors {name}: the judge reads {', '.join(known)}")
+    z = torch.from_numpy(standard_normal(seed, "widen", (SAMPLES, generator.mapping.z_dim)))
+    with torch.inference_mode():
+        w = generator.mapping(z)["w"]
+        parts = [to_uint8(generator.synthesis(part)).permute(0, 2, 3, 1) for part in w.split(BATCH)]
+    readings = read(judge, torch.cat(parts).numpy())[1]
+    table = w.double().numpy()
+    scale = scaling(table, np.stack([readings[name] for name in factors], axis=1), list(factors.values()))
+    matrix, mean = torch.from_numpy(scale), torch.from_numpy(table.mean(axis=0))
+    with torch.no_grad():
+        for index in range(first_layer, generator.synthesis.num_layers):
+            style = generator.synthesis.layer(index).style
+            weight = style.weight.double()
+            style.bias.add_(weight @ (mean - matrix @ mean) * (style.weight_scale / style.bias_scale))
+            style.weight.copy_(weight @ matrix)
+
+
+def factor(text: str) -> tuple[str, float]:
+    """Name and number of NAME=NUMBER; argparse reports a ValueError as a wrong option."""
+    name, _, number = text.partition("=")
+    return name, float(number)
+
+
+def run(arguments: Sequence[str] | None = None) -> None:
+    """Reads the command line and widens."""
+    parser = argparse.ArgumentParser(description="Widens what a generator shows, along directions in w.")
+    parser.add_argument("--generator", type=Path, required=True, metavar="FILE", help="generator to begin with")
+    parser.add_argument("--judge", type=Path, required=True, metavar="FILE", help="network that reads attributes")
+    parser.add_argument("--factors", type=factor, nargs="+", required=True, metavar="NAME=NUMBER", help="age=2.5, say")
+    parser.add_argument("--first-layer", type=int, default=0, help="first layer whose style changes, 0 or more")
+    parser.add_argument("--seed", type=int, default=0, help="start of the random stream of the latents that are read")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="generator to write")
+    options = parser.parse_args(arguments)
+    generator = load_generator(options.generator)
+    widen(generator, load_attributes_net(options.judge), dict(options.factors), options.first_layer, options.seed)
+    save_tensors(options.output, generator.state_dict(), {"architecture": "generator"})
+
+
+if __name__ == "__main__":
+    main(run)
