@@ -61,10 +61,12 @@ def test_images_spread_wider_and_first_layers_stay() -> None:
         assert torch.equal(*weights) == (index < 2)
 
 
-def test_wrong_readings_and_layers_are_refused(tmp_path: Path) -> None:
+def test_wrong_readings_and_layers_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match="--factors hats: the judge reads brightness, contrast"):
         widen(tiny(), Brightness(), {"hats": 2.0}, 0, 0)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="--first-layer 6: allowed is 0 to 5"):
         widen(tiny(), Brightness(), {"brightness": 2.0}, 6, 0)  # type: ignore[arg-type]
-    with pytest.raises(SystemExit):
-        run(["--generator", "g", "--judge", "j", "--factors", "age", "--output", str(tmp_path / "x")])
+    for wrong in ("age", "age=x", "age=0", "age=nan", "age=11"):
+        with pytest.raises(SystemExit):
+            run(["--generator", "g", "--judge", "j", "--factors", wrong, "--output", str(tmp_path / "x")])
+        assert f"{wrong}: allowed is NAME=NUMBER with a number above 0 to 10" in capsys.readouterr().err

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from ohlora.errors import UserError, main
 from ohlora.files import save_tensors
@@ -14,6 +15,7 @@ from ohlora.networks.regressor import AttributeNet
 from ohlora.networks.stylegan import Generator, to_uint8
 from ohlora.pretrain.evaluate_gan import read
 from ohlora.rng import standard_normal
+from ohlora.runtime import reuse_memory
 from ohlora.weights import load_attributes_net, load_generator
 
 SAMPLES = 3000  # latents that the directions are fitted to
@@ -53,7 +55,8 @@ def widen(generator: Generator, judge: AttributeNet, factors: Mapping[str, float
     z = torch.from_numpy(standard_normal(seed, "widen", (SAMPLES, generator.mapping.z_dim)))
     with torch.inference_mode():
         w = generator.mapping(z)["w"]
-        parts = [to_uint8(generator.synthesis(part)).permute(0, 2, 3, 1) for part in w.split(BATCH)]
+        batches = tqdm(w.split(BATCH), desc="widen", unit="batch", disable=None)
+        parts = [to_uint8(generator.synthesis(part)).permute(0, 2, 3, 1) for part in batches]
     readings = read(judge, torch.cat(parts).numpy())[1]
     table = w.double().numpy()
     scale = scaling(table, np.stack([readings[name] for name in factors], axis=1), list(factors.values()))
@@ -67,9 +70,15 @@ def widen(generator: Generator, judge: AttributeNet, factors: Mapping[str, float
 
 
 def factor(text: str) -> tuple[str, float]:
-    """Name and number of NAME=NUMBER; argparse reports a ValueError as a wrong option."""
+    """Name and number of NAME=NUMBER, above 0 to 10; argparse reports what is wrong."""
     name, _, number = text.partition("=")
-    return name, float(number)
+    try:
+        value = float(number)
+    except ValueError:
+        value = 0
+    if not 0 < value <= 10:
+        raise argparse.ArgumentTypeError(f"{text}: allowed is NAME=NUMBER with a number above 0 to 10")
+    return name, value
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
@@ -82,6 +91,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="start of the random stream of the latents that are read")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="generator to write")
     options = parser.parse_args(arguments)
+    reuse_memory()
     generator = load_generator(options.generator)
     widen(generator, load_attributes_net(options.judge), dict(options.factors), options.first_layer, options.seed)
     save_tensors(options.output, generator.state_dict(), {"architecture": "generator"})
