@@ -1,12 +1,13 @@
 """Widens what a generator shows too little of, before it is trained on: `python -m ohlora.pretrain.widen`."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from tqdm import tqdm
 
 from ohlora.errors import UserError, main
@@ -23,19 +24,63 @@ RIDGE = 0.05  # of the mean variance of w, added in the regression
 BATCH = 50
 
 
-def scaling(w: NDArray[np.floating], readings: NDArray[np.floating], factors: Sequence[float]) -> NDArray[np.floating]:
-    """Matrix M (D, D) by which w - mean(w) is multiplied so that linear predictions of readings grow by factors.
-
-    Each reading (N, K) is predicted from w (N, D) by ridge regression. What is added to a row lies along the directions
-    in which w goes with the readings, each cleared of the others.
-    """
+def predictors(w: NDArray[np.floating], readings: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Coefficients (D, K) by which ridge regression predicts readings (N, K) from w (N, D), both less their means."""
     centred = w - w.mean(axis=0)
     covariance = centred.T @ centred / len(w)
     ridge = RIDGE * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
-    coefficients = np.linalg.solve(covariance + ridge, centred.T @ (readings - readings.mean(axis=0)) / len(w))
-    along = covariance @ coefficients
+    coefficients: NDArray[np.floating] = np.linalg.solve(
+        covariance + ridge, centred.T @ (readings - readings.mean(axis=0)) / len(w)
+    )
+    return coefficients
+
+
+def scaling(w: NDArray[np.floating], readings: NDArray[np.floating], factors: Sequence[float]) -> NDArray[np.floating]:
+    """Matrix M (D, D) by which w - mean(w) is multiplied so that linear predictions of readings grow by factors.
+
+    What is added to a row of w (N, D) lies along the directions in which w goes with the readings (N, K), each cleared
+    of the others.
+    """
+    coefficients = predictors(w, readings)
+    along = np.cov(w.T, bias=True) @ coefficients
     directions = along @ np.linalg.inv(coefficients.T @ along)
-    return np.eye(len(covariance)) + directions @ np.diag(np.asarray(factors) - 1) @ coefficients.T
+    return np.eye(w.shape[1]) + directions @ np.diag(np.asarray(factors) - 1) @ coefficients.T
+
+
+def reading_names(judge: AttributeNet, wanted: Iterable[str]) -> list[str]:
+    """Names of all that the judge reads.
+
+    Raises:
+        UserError: something wanted is not among them.
+    """
+    known = [head.name for head in judge.heads]
+    for name in wanted:
+        if name not in known:
+            raise UserError(f"{name}: the judge reads {', '.join(known)}")
+    return known
+
+
+def read_samples(
+    generator: Generator, judge: AttributeNet, seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """Latents w (SAMPLES, D) and all readings of their images by the judge (SAMPLES, K), in the order of its heads."""
+    z = torch.from_numpy(standard_normal(seed, "widen", (SAMPLES, generator.mapping.z_dim)))
+    with torch.inference_mode():
+        w = generator.mapping(z)["w"]
+        batches = tqdm(w.split(BATCH), desc="read", unit="batch", disable=None)
+        parts = [to_uint8(generator.synthesis(part)).permute(0, 2, 3, 1) for part in batches]
+    readings = read(judge, torch.cat(parts).numpy())[1]
+    return w.double().numpy(), np.stack([readings[head.name] for head in judge.heads], axis=1)
+
+
+def fold_into_styles(generator: Generator, matrix: Tensor, mean: Tensor, first_layer: int) -> None:
+    """Make styles of the layers from first_layer on as if w were mean + matrix (w - mean); matrix (D, D), mean (D)."""
+    with torch.no_grad():
+        for index in range(first_layer, generator.synthesis.num_layers):
+            style = generator.synthesis.layer(index).style
+            weight = style.weight.double()
+            style.bias.add_(weight @ (mean - matrix @ mean) * (style.weight_scale / style.bias_scale))
+            style.weight.copy_(weight @ matrix)
 
 
 def widen(generator: Generator, judge: AttributeNet, factors: Mapping[str, float], first_layer: int, seed: int) -> None:
@@ -48,25 +93,11 @@ def widen(generator: Generator, judge: AttributeNet, factors: Mapping[str, float
     """
     if not 0 <= first_layer < generator.synthesis.num_layers:
         raise UserError(f"--first-layer {first_layer}: allowed is 0 to {generator.synthesis.num_layers - 1}")
-    known = [head.name for head in judge.heads]
-    for name in factors:
-        if name not in known:
-            raise UserError(f"--factors {name}: the judge reads {', '.join(known)}")
-    z = torch.from_numpy(standard_normal(seed, "widen", (SAMPLES, generator.mapping.z_dim)))
-    with torch.inference_mode():
-        w = generator.mapping(z)["w"]
-        batches = tqdm(w.split(BATCH), desc="widen", unit="batch", disable=None)
-        parts = [to_uint8(generator.synthesis(part)).permute(0, 2, 3, 1) for part in batches]
-    readings = read(judge, torch.cat(parts).numpy())[1]
-    table = w.double().numpy()
-    scale = scaling(table, np.stack([readings[name] for name in factors], axis=1), list(factors.values()))
-    matrix, mean = torch.from_numpy(scale), torch.from_numpy(table.mean(axis=0))
-    with torch.no_grad():
-        for index in range(first_layer, generator.synthesis.num_layers):
-            style = generator.synthesis.layer(index).style
-            weight = style.weight.double()
-            style.bias.add_(weight @ (mean - matrix @ mean) * (style.weight_scale / style.bias_scale))
-            style.weight.copy_(weight @ matrix)
+    names = reading_names(judge, factors)
+    w, readings = read_samples(generator, judge, seed)
+    columns = [names.index(name) for name in factors]
+    matrix = torch.from_numpy(scaling(w, readings[:, columns], list(factors.values())))
+    fold_into_styles(generator, matrix, torch.from_numpy(w.mean(axis=0)), first_layer)
 
 
 def factor(text: str) -> tuple[str, float]:

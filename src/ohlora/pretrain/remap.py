@@ -1,0 +1,171 @@
+"""Draws w anew under the same images: `python -m ohlora.pretrain.remap`.
+
+After `widen` a step of w changes what was widened far more than anything else, which leads astray the directions that
+linear methods find. Here w itself spreads wider there: the mapping network learns it, and the styles take it back.
+Images stay, and faces follow their vectors again. Latents far from the mean, whose images are broken most often, can
+be drawn in.
+"""
+
+import argparse
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from ohlora.errors import UserError, main
+from ohlora.files import save_tensors
+from ohlora.networks.regressor import AttributeNet
+from ohlora.networks.stylegan import Generator
+from ohlora.pretrain.train_gan import average_w
+from ohlora.pretrain.widen import factor, fold_into_styles, predictors, read_samples, reading_names, scaling
+from ohlora.rng import standard_normal
+from ohlora.runtime import reuse_memory
+from ohlora.training import seeded
+from ohlora.weights import load_attributes_net, load_generator
+
+SAMPLES = 20_000  # latents that mean and median distance are measured on
+BATCH = 512
+LEARNING_RATE = 0.2  # of weights that are stored 100 times as large as they act
+WARM_UP = 100  # steps
+
+
+def drawn_in(w: Tensor, mean: Tensor, radius: float, tails: float) -> Tensor:
+    """Latents w (N, D) whose distance from the mean beyond radius is multiplied by tails."""
+    offset = w - mean
+    distance = offset.norm(dim=1, keepdim=True)
+    return mean + offset * (torch.minimum(distance, radius + (distance - radius) * tails) / distance)
+
+
+def importance(w: NDArray[np.floating], readings: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Metric (D, D + K) in which half of the variance of w (N, D) is its own, and half that of the readings (N, K).
+
+    Some readings go with directions in which w hardly varies; by its own variance alone they would be lost.
+    """
+    covariance = np.cov(w.T, bias=True)
+    coefficients = predictors(w, readings)
+    coefficients /= np.sqrt(np.einsum("dk,de,ek->k", coefficients, covariance, coefficients) * readings.shape[1])
+    return np.hstack([np.eye(len(covariance)) / np.sqrt(np.trace(covariance)), coefficients])
+
+
+def learn(generator: Generator, target: Callable[[Tensor], Tensor], metric: Tensor, steps: int, seed: int) -> float:
+    """Train the mapping network so that it gives target(w) where it gave w.
+
+    Args:
+        generator: its mapping network is changed.
+        target: from w (N, D) to the latents wanted (N, D).
+        metric: (D, M); the squared length of error @ metric is what training lowers.
+        steps: batches.
+        seed: start of the random stream.
+
+    Returns:
+        What is left of the error over the last batches, as a share of the targets' variance.
+    """
+    teacher = copy.deepcopy(generator.mapping)
+    mapping = generator.mapping.requires_grad_(True)
+    optimizer = torch.optim.Adam(mapping.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / steps))
+    )
+    shares: list[float] = []
+    with seeded(seed), tqdm(range(steps), desc="remap", unit="batch", disable=None) as bar:
+        for _ in bar:
+            z = torch.randn(BATCH, mapping.z_dim)
+            with torch.no_grad():
+                wanted = target(teacher(z)["w"])
+                variance = ((wanted - wanted.mean(dim=0)) @ metric).square().sum(dim=1).mean()
+            loss = ((mapping(z)["w"] - wanted) @ metric).square().sum(dim=1).mean() / variance
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            shares.append(loss.item())
+            bar.set_postfix(error=f"{loss.item():.4f}")
+    mapping.requires_grad_(False)
+    last = shares[-min(50, steps) :]
+    return sum(last) / len(last)
+
+
+def remap(
+    generator: Generator,
+    judge: AttributeNet,
+    drawn: Mapping[str, float],
+    shown: Mapping[str, float],
+    tails: float,
+    steps: int,
+    seed: int,
+) -> float:
+    """Scale w about its mean along directions of the judge's readings, in the mapping network; the styles take it back.
+
+    Args:
+        generator: mapping network, styles and average w are changed.
+        judge: network that reads attributes.
+        drawn: how many times as wide w is drawn along what goes with a reading; images do not change by it.
+        shown: how many times as wide, beyond that, images show a reading.
+        tails: by what distances of w from its mean are multiplied beyond their median; 1 leaves them.
+        steps: batches that the mapping network learns from.
+        seed: start of every random stream.
+
+    Returns:
+        Share of the variance of w that the mapping network did not learn.
+
+    Raises:
+        UserError: a reading that the judge does not have.
+    """
+    names = reading_names(judge, [*drawn, *shown])
+    w, readings = read_samples(generator, judge, seed)
+    spreads = np.array([[factors.get(name, 1.0) for name in names] for factors in (drawn, shown)])
+    changed = np.flatnonzero((spreads != 1).any(axis=0))
+    once, both = (scaling(w, readings[:, changed], spread[changed]) for spread in (spreads[0], spreads.prod(axis=0)))
+    back, wide = torch.from_numpy(np.linalg.inv(once)), torch.from_numpy(both)
+    z = torch.from_numpy(standard_normal(seed, "remap", (SAMPLES, generator.mapping.z_dim)))
+    with torch.no_grad():
+        many = generator.mapping(z)["w"]
+    mean = many.mean(dim=0)
+    radius = float((many - mean).norm(dim=1).median())
+
+    def target(latents: Tensor) -> Tensor:
+        return mean + (drawn_in(latents, mean, radius, tails) - mean) @ wide.T.float()
+
+    share = learn(generator, target, (back.T @ torch.from_numpy(importance(w, readings))).float(), steps, seed)
+    fold_into_styles(generator, back, mean.double(), 0)
+    average_w(generator, seed)
+    return share
+
+
+def run(arguments: Sequence[str] | None = None) -> None:
+    """Reads the command line and draws w anew."""
+    parser = argparse.ArgumentParser(description="Draws w anew: wider along readings, far latents nearer.")
+    parser.add_argument("--generator", type=Path, required=True, metavar="FILE", help="generator to begin with")
+    parser.add_argument("--judge", type=Path, required=True, metavar="FILE", help="network that reads attributes")
+    for name, text in (
+        ("--drawn", "w is drawn so many times as wide, images stay"),
+        ("--shown", "images show it wider"),
+    ):
+        parser.add_argument(name, type=factor, nargs="+", default=[], metavar="NAME=NUMBER", help=f"{text}: age=3, say")
+    parser.add_argument("--tails", type=float, default=1.0, help="factor of distances beyond their median, 0 to 1")
+    parser.add_argument("--steps", type=int, default=4000, help="batches to learn from, 1 or more")
+    parser.add_argument("--seed", type=int, default=0, help="start of every random stream")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="generator to write")
+    options = parser.parse_args(arguments)
+    if not 0 <= options.tails <= 1:
+        raise UserError(f"--tails {options.tails:g}: allowed is 0 to 1")
+    if options.steps < 1:
+        raise UserError(f"--steps {options.steps}: allowed is 1 or more")
+    reuse_memory()
+    generator = load_generator(options.generator)
+    judge = load_attributes_net(options.judge)
+    share = remap(
+        generator, judge, dict(options.drawn), dict(options.shown), options.tails, options.steps, options.seed
+    )
+    print(f"remap: {share:.2%} of the variance of w is not learnt")
+    save_tensors(options.output, generator.state_dict(), {"architecture": "generator"})
+
+
+if __name__ == "__main__":
+    main(run)
