@@ -2,8 +2,8 @@
 
 After `widen` a step of w changes what was widened far more than anything else, which leads astray the directions that
 linear methods find. Here w itself spreads wider there: the mapping network learns it, and the styles take it back.
-Images stay, and faces follow their vectors again. Latents far from the mean, whose images are broken most often, can
-be drawn in.
+Images stay nearly the same, and faces follow their vectors again. Latents far from the mean, whose images are broken
+most often, can be drawn in.
 """
 
 import argparse
@@ -112,12 +112,13 @@ def remap(
         seed: start of every random stream.
 
     Returns:
-        Share of the variance of w that the mapping network did not learn.
+        Share of the variance, half that of w and half that of the readings, which the mapping network did not learn.
 
     Raises:
         UserError: a reading that the judge does not have.
     """
-    names = reading_names(judge, [*drawn, *shown])
+    reading_names(judge, "--drawn", drawn)
+    names = reading_names(judge, "--shown", shown)
     w, readings = read_samples(generator, judge, seed)
     spreads = np.array([[factors.get(name, 1.0) for name in names] for factors in (drawn, shown)])
     changed = np.flatnonzero((spreads != 1).any(axis=0))
@@ -163,7 +164,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
     share = remap(
         generator, judge, dict(options.drawn), dict(options.shown), options.tails, options.steps, options.seed
     )
-    print(f"remap: {share:.2%} of the variance of w is not learnt")
+    print(f"remap: {share:.2%} of the variance of w and of what the judge reads is not learnt")
     save_tensors(options.output, generator.state_dict(), {"architecture": "generator"})
 
 

@@ -47,8 +47,8 @@ def scaling(w: NDArray[np.floating], readings: NDArray[np.floating], factors: Se
     return np.eye(w.shape[1]) + directions @ np.diag(np.asarray(factors) - 1) @ coefficients.T
 
 
-def reading_names(judge: AttributeNet, wanted: Iterable[str]) -> list[str]:
-    """Names of all that the judge reads.
+def reading_names(judge: AttributeNet, option: str, wanted: Iterable[str]) -> list[str]:
+    """Names of all that the judge reads, and a check of those that an option of the command line wants.
 
     Raises:
         UserError: something wanted is not among them.
@@ -56,7 +56,7 @@ def reading_names(judge: AttributeNet, wanted: Iterable[str]) -> list[str]:
     known = [head.name for head in judge.heads]
     for name in wanted:
         if name not in known:
-            raise UserError(f"{name}: the judge reads {', '.join(known)}")
+            raise UserError(f"{option} {name}: the judge reads {', '.join(known)}")
     return known
 
 
@@ -93,7 +93,7 @@ def widen(generator: Generator, judge: AttributeNet, factors: Mapping[str, float
     """
     if not 0 <= first_layer < generator.synthesis.num_layers:
         raise UserError(f"--first-layer {first_layer}: allowed is 0 to {generator.synthesis.num_layers - 1}")
-    names = reading_names(judge, factors)
+    names = reading_names(judge, "--factors", factors)
     w, readings = read_samples(generator, judge, seed)
     columns = [names.index(name) for name in factors]
     matrix = torch.from_numpy(scaling(w, readings[:, columns], list(factors.values())))
