@@ -1,9 +1,11 @@
-"""Draws w anew under the same images: `python -m ohlora.pretrain.remap`.
+"""Draws w anew: `python -m ohlora.pretrain.remap`.
+
+What a generator shows too little of is drawn more widely (`--shown`): the mapping network learns it, synthesis stays as
+it is, and its faces follow their vectors as before. What no reading of the judge goes with can be drawn nearer to the
+mean (`--rest`), where fewer images are broken.
 
 After `widen` a step of w changes what was widened far more than anything else, which leads astray the directions that
-linear methods find. Here w itself spreads wider there: the mapping network learns it, and the styles take it back.
-Images stay nearly the same, and faces follow their vectors again. Latents far from the mean, whose images are broken
-most often, can be drawn in.
+linear methods find. `--drawn` spreads w itself wider there, and the styles take it back: images stay nearly the same.
 """
 
 import argparse
@@ -29,17 +31,10 @@ from ohlora.runtime import reuse_memory
 from ohlora.training import seeded
 from ohlora.weights import load_attributes_net, load_generator
 
-SAMPLES = 20_000  # latents that mean and median distance are measured on
+SAMPLES = 20_000  # latents that the mean is measured on
 BATCH = 512
 LEARNING_RATE = 0.2  # of weights that are stored 100 times as large as they act
 WARM_UP = 100  # steps
-
-
-def drawn_in(w: Tensor, mean: Tensor, radius: float, tails: float) -> Tensor:
-    """Latents w (N, D) whose distance from the mean beyond radius is multiplied by tails."""
-    offset = w - mean
-    distance = offset.norm(dim=1, keepdim=True)
-    return mean + offset * (torch.minimum(distance, radius + (distance - radius) * tails) / distance)
 
 
 def importance(w: NDArray[np.floating], readings: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -96,18 +91,18 @@ def remap(
     judge: AttributeNet,
     drawn: Mapping[str, float],
     shown: Mapping[str, float],
-    tails: float,
+    rest: float,
     steps: int,
     seed: int,
 ) -> float:
-    """Scale w about its mean along directions of the judge's readings, in the mapping network; the styles take it back.
+    """Scale w about its mean along directions of the judge's readings, in the mapping network.
 
     Args:
         generator: mapping network, styles and average w are changed.
         judge: network that reads attributes.
-        drawn: how many times as wide w is drawn along what goes with a reading; images do not change by it.
+        drawn: how many times as wide w is drawn along what goes with a reading; the styles take it back.
         shown: how many times as wide, beyond that, images show a reading.
-        tails: by what distances of w from its mean are multiplied beyond their median; 1 leaves them.
+        rest: how many times as wide w is drawn across all that.
         steps: batches that the mapping network learns from.
         seed: start of every random stream.
 
@@ -121,17 +116,15 @@ def remap(
     names = reading_names(judge, "--shown", shown)
     w, readings = read_samples(generator, judge, seed)
     spreads = np.array([[factors.get(name, 1.0) for name in names] for factors in (drawn, shown)])
-    changed = np.flatnonzero((spreads != 1).any(axis=0))
-    once, both = (scaling(w, readings[:, changed], spread[changed]) for spread in (spreads[0], spreads.prod(axis=0)))
-    back, wide = torch.from_numpy(np.linalg.inv(once)), torch.from_numpy(both)
+    kept = np.flatnonzero((spreads != 1).any(axis=0) | (rest < 1))  # all readings, where the rest shrinks
+    back = torch.from_numpy(np.linalg.inv(scaling(w, readings[:, kept], spreads[0, kept])))
+    wide = torch.from_numpy(scaling(w, readings[:, kept], spreads.prod(axis=0)[kept], rest))
     z = torch.from_numpy(standard_normal(seed, "remap", (SAMPLES, generator.mapping.z_dim)))
     with torch.no_grad():
-        many = generator.mapping(z)["w"]
-    mean = many.mean(dim=0)
-    radius = float((many - mean).norm(dim=1).median())
+        mean = generator.mapping(z)["w"].mean(dim=0)
 
     def target(latents: Tensor) -> Tensor:
-        return mean + (drawn_in(latents, mean, radius, tails) - mean) @ wide.T.float()
+        return mean + (latents - mean) @ wide.T.float()
 
     share = learn(generator, target, (back.T @ torch.from_numpy(importance(w, readings))).float(), steps, seed)
     fold_into_styles(generator, back, mean.double(), 0)
@@ -141,7 +134,7 @@ def remap(
 
 def run(arguments: Sequence[str] | None = None) -> None:
     """Reads the command line and draws w anew."""
-    parser = argparse.ArgumentParser(description="Draws w anew: wider along readings, far latents nearer.")
+    parser = argparse.ArgumentParser(description="Draws w anew: wider along readings, nearer elsewhere.")
     parser.add_argument("--generator", type=Path, required=True, metavar="FILE", help="generator to begin with")
     parser.add_argument("--judge", type=Path, required=True, metavar="FILE", help="network that reads attributes")
     for name, text in (
@@ -149,21 +142,19 @@ def run(arguments: Sequence[str] | None = None) -> None:
         ("--shown", "images show it wider"),
     ):
         parser.add_argument(name, type=factor, nargs="+", default=[], metavar="NAME=NUMBER", help=f"{text}: age=3, say")
-    parser.add_argument("--tails", type=float, default=1.0, help="factor of distances beyond their median, 0 to 1")
+    parser.add_argument("--rest", type=float, default=1.0, help="w is drawn so many times as wide elsewhere, 0 to 1")
     parser.add_argument("--steps", type=int, default=4000, help="batches to learn from, 1 or more")
     parser.add_argument("--seed", type=int, default=0, help="start of every random stream")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="generator to write")
     options = parser.parse_args(arguments)
-    if not 0 <= options.tails <= 1:
-        raise UserError(f"--tails {options.tails:g}: allowed is 0 to 1")
+    if not 0 <= options.rest <= 1:
+        raise UserError(f"--rest {options.rest:g}: allowed is 0 to 1")
     if options.steps < 1:
         raise UserError(f"--steps {options.steps}: allowed is 1 or more")
     reuse_memory()
     generator = load_generator(options.generator)
     judge = load_attributes_net(options.judge)
-    share = remap(
-        generator, judge, dict(options.drawn), dict(options.shown), options.tails, options.steps, options.seed
-    )
+    share = remap(generator, judge, dict(options.drawn), dict(options.shown), options.rest, options.steps, options.seed)
     print(f"remap: {share:.2%} of the variance of w and of what the judge reads is not learnt")
     save_tensors(options.output, generator.state_dict(), {"architecture": "generator"})
 

@@ -35,16 +35,18 @@ def predictors(w: NDArray[np.floating], readings: NDArray[np.floating]) -> NDArr
     return coefficients
 
 
-def scaling(w: NDArray[np.floating], readings: NDArray[np.floating], factors: Sequence[float]) -> NDArray[np.floating]:
+def scaling(
+    w: NDArray[np.floating], readings: NDArray[np.floating], factors: Sequence[float], rest: float = 1.0
+) -> NDArray[np.floating]:
     """Matrix M (D, D) by which w - mean(w) is multiplied so that linear predictions of readings grow by factors.
 
-    What is added to a row of w (N, D) lies along the directions in which w goes with the readings (N, K), each cleared
-    of the others.
+    They grow along the directions in which w (N, D) goes with the readings (N, K), each cleared of the others. What no
+    reading goes with is multiplied by rest.
     """
     coefficients = predictors(w, readings)
     along = np.cov(w.T, bias=True) @ coefficients
     directions = along @ np.linalg.inv(coefficients.T @ along)
-    return np.eye(w.shape[1]) + directions @ np.diag(np.asarray(factors) - 1) @ coefficients.T
+    return rest * np.eye(w.shape[1]) + directions @ np.diag(np.asarray(factors) - rest) @ coefficients.T
 
 
 def reading_names(judge: AttributeNet, option: str, wanted: Iterable[str]) -> list[str]:
