@@ -1,8 +1,8 @@
 """Draws w anew: `python -m ohlora.pretrain.remap`.
 
 What a generator shows too little of is drawn more widely (`--shown`): the mapping network learns it, synthesis stays as
-it is, and its faces follow their vectors as before. What no reading of the judge goes with can be drawn nearer to the
-mean (`--rest`), where fewer images are broken.
+it is, and a step of w does what it did. What no reading of the judge goes with can be drawn nearer to the mean
+(`--rest`), where fewer images are broken.
 
 After `widen` a step of w changes what was widened far more than anything else, which leads astray the directions that
 linear methods find. `--drawn` spreads w itself wider there, and the styles take it back: images stay nearly the same.
