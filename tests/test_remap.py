@@ -14,18 +14,21 @@ from ohlora.pretrain import remap
 
 
 class Brightness(nn.Module):
-    """Stands in for the judge: mean and contrast of a picture."""
+    """Stands in for the judge: mean and contrast of a picture, and the picture itself as maps."""
 
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(()))
         self.heads = [Head("brightness", "number"), Head("contrast", "number")]
 
-    def features(self, images: Tensor) -> np.ndarray:
-        return images.mean(dim=(2, 3)).numpy()
+    def maps(self, images: Tensor) -> Tensor:
+        return images
 
-    def forward(self, images: Tensor) -> dict[str, np.ndarray]:
-        return {"brightness": images.mean(dim=(1, 2, 3)).numpy(), "contrast": images.std(dim=(1, 2, 3)).numpy()}
+    def of_maps(self, maps: Tensor) -> Tensor:
+        return torch.stack([maps.mean(dim=(1, 2, 3)), maps.std(dim=(1, 2, 3))], dim=1)
+
+    def readings(self, features: Tensor) -> dict[str, np.ndarray]:
+        return {head.name: column.numpy() for head, column in zip(self.heads, features.unbind(dim=1), strict=True)}
 
 
 def tiny() -> Generator:
@@ -69,10 +72,94 @@ def test_a_skewed_reading_spreads_about_its_mean() -> None:
         return ((latents - w.mean(dim=0)) @ remap.whitening(w)).square().sum(dim=1, keepdim=True) / 4
 
     before = predict(w)
-    remap.learn(generator, predict, remap.whitening(w), torch.tensor([1.3]), 100, 0)
+    grown, fallen = remap.learn(generator, predict, remap.whitening(w), torch.tensor([1.3]), [], 100, 0)
+    assert grown.item() == pytest.approx(1.3, abs=0.1)
+    assert not len(fallen)
     after = predict(torch.from_numpy(shown(generator)[0]))
     assert after.std() / before.std() == pytest.approx(1.3, abs=0.1)
-    assert abs(after.mean() - before.mean()) < 0.1 * before.std()
+    assert abs(after.mean() - before.mean()) < 0.2 * before.std()
+
+
+def redness(images: np.ndarray) -> np.ndarray:
+    """Of the upper left quarter, in tenths: how many of ten observers call it broken; images (N, 3, 4 or 8, ...)."""
+    half = images.shape[2] // 2
+    return (10 * (images[:, 0, :half, :half].mean(axis=(1, 2)) + 0.8) / 1.6).clip(0, 10).round().astype(int)
+
+
+def mean_redness(generator: Generator, psi: float) -> float:
+    z = torch.from_numpy(np.random.default_rng(2).standard_normal((2000, 8)).astype(np.float32))
+    with torch.inference_mode():
+        w = torch.lerp(generator.truncation.w_avg, generator.mapping(z)["w"], psi)
+        return redness(generator.synthesis(w).clamp(-1, 1).numpy()).mean() / 10
+
+
+def test_fewer_faces_are_such_as_observers_call_broken(tmp_path: Path) -> None:
+    plain, better = tiny(), tiny()
+    samples = remap.read_samples(plain, Brightness(), 3000, 0)  # type: ignore[arg-type]
+    votes = redness(samples.maps.reshape(-1, 3, 4, 4))
+    table = tmp_path / "votes.csv"
+    lines = ["truncation,sample,observers,broken,doubtful"]
+    lines += [f"1.0,{i},10,{votes[i]},0" for i in range(1000)]
+    lines += [f"0.7,{i},10,{votes[3000 + i]},0" for i in range(500, 1500)]
+    table.write_text("\n".join(lines) + "\n")
+    rows = remap.remap(better, Brightness(), {}, 3000, 200, 0, table, (0.3, 0.3))  # type: ignore[arg-type]
+    for psi, name in ((1.0, "broken"), (0.7, "broken_truncated")):
+        before, after = (mean_redness(generator, psi) for generator in (plain, better))
+        assert after == pytest.approx(0.7 * before, abs=0.1 * before)
+        assert rows[name].wanted == pytest.approx(0.7 * before, abs=0.04)
+        assert rows[name].predicted == pytest.approx(rows[name].wanted, abs=0.04)
+        assert rows[name].explained > 0.8
+    _, brightness, contrast = shown(plain)
+    _, new_brightness, new_contrast = shown(better)
+    assert abs(new_brightness.mean() - brightness.mean()) < 0.3 * brightness.std()  # redness is part of it
+    assert new_brightness.std() / brightness.std() == pytest.approx(1, abs=0.15)
+    assert new_contrast.std() / contrast.std() == pytest.approx(1, abs=0.15)
+
+
+def test_votes_are_scored_and_point_to_their_samples(tmp_path: Path) -> None:
+    table = tmp_path / "votes.csv"
+    rows = ["1.0,3,4,1,2", "0.7,3,2,2,0", *(f"1.0,{i},1,0,0" for i in range(4, 20))]
+    table.write_text("\n".join(["truncation,sample,observers,broken,doubtful", *rows]))
+    votes = remap.read_votes(table, 100)
+    assert votes["row"].tolist() == [3, 103, *range(4, 20)]
+    assert votes["score"].tolist() == [0.5, 1.0, *[0.0] * 16]
+
+
+@pytest.mark.parametrize(
+    ("row", "fault"),
+    [
+        ("0.5,1,1,0,0", "line 2: truncation is 0.5, allowed is 1.0 or 0.7"),
+        ("1.0,100,1,0,0", "line 2: sample is 100, allowed is 0 to 99, truncated 49"),
+        ("0.7,50,1,0,0", "line 2: sample is 50, allowed is 0 to 99, truncated 49"),
+        ("1.0,1,0,0,0", "line 2: observers is 0, allowed is 1 or more"),
+        ("1.0,1,2,-1,0", "line 2: broken is -1, allowed is 0 or more"),
+        ("1.0,1,2,1,2", "line 2: doubtful is 2, allowed is 0 or more, with the broken ones at most the observers"),
+        ("1.0,1,1,0,x", "line 2"),
+        ("1.0,1,1,0,0\n1.0,1,1,0,0", "line 3: truncation 1.0, sample 1 is there twice"),
+        ("1.0,1,1,0,0", "1 rows, needed are 16 or more"),
+    ],
+)
+def test_wrong_votes_are_refused(row: str, fault: str, tmp_path: Path) -> None:
+    table = tmp_path / "votes.csv"
+    table.write_text(f"truncation,sample,observers,broken,doubtful\n{row}\n")
+    with pytest.raises(UserError, match=rf"votes\.csv.*{fault}"):
+        remap.read_votes(table, 100)
+
+
+def test_truncated_latents_are_looked_at_on_their_own() -> None:
+    generator = tiny()
+    w = torch.from_numpy(shown(generator)[0])
+    scale = remap.whitening(w)
+
+    def predict(latents: Tensor) -> Tensor:
+        x = (latents - w.mean(dim=0)) @ scale
+        return torch.stack([x[:, -1], x[:, -2].square()], dim=1)
+
+    level = predict(w)[:, 1].mean().item()
+    wanted = [0.3 * level, 0.3 * remap.TRUNCATION**2 * level]
+    _, fallen = remap.learn(generator, predict, scale, torch.tensor([1.0]), wanted, 100, 0)
+    assert fallen[0] > 0.1 * level
+    assert fallen[1] == pytest.approx(remap.TRUNCATION**2 * fallen[0].item(), abs=0.02 * level)
 
 
 def test_the_predictor_says_what_it_explains() -> None:
@@ -101,6 +188,8 @@ def test_wrong_arguments_are_refused(capsys: pytest.CaptureFixture[str], tmp_pat
         remap.run([*files, "--shown", "age=1.2", "--steps", "0"])
     with pytest.raises(UserError, match="--samples 99: allowed is 100 or more"):
         remap.run([*files, "--shown", "age=1.2", "--samples", "99"])
+    with pytest.raises(UserError, match=r"--fewer 1\.5: allowed is 0 to 1"):
+        remap.run([*files, "--shown", "age=1.2", "--fewer", "0.5", "1.5"])
     with pytest.raises(UserError, match="--shown hats: the judge reads brightness, contrast"):
         remap.remap(tiny(), Brightness(), {"hats": 2.0}, 100, 1, 0)  # type: ignore[arg-type]
     with pytest.raises(FileNotFoundError, match=str(tmp_path / "g")):
