@@ -19,16 +19,12 @@ class Brightness(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(()))
+        self.stages = nn.Identity()
         self.heads = [Head("brightness", "number"), Head("contrast", "number")]
 
-    def maps(self, images: Tensor) -> Tensor:
-        return images
-
-    def of_maps(self, maps: Tensor) -> Tensor:
-        return torch.stack([maps.mean(dim=(1, 2, 3)), maps.std(dim=(1, 2, 3))], dim=1)
-
-    def readings(self, features: Tensor) -> dict[str, np.ndarray]:
-        return {head.name: column.numpy() for head, column in zip(self.heads, features.unbind(dim=1), strict=True)}
+    def forward(self, images: Tensor) -> dict[str, np.ndarray]:
+        seen = self.stages(images)
+        return {"brightness": seen.mean(dim=(1, 2, 3)).numpy(), "contrast": seen.std(dim=(1, 2, 3)).numpy()}
 
 
 def tiny() -> Generator:

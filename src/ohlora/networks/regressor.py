@@ -81,20 +81,12 @@ class AttributeNet(nn.Module):
         """The untrained network that `config` describes."""
         return cls(**config)
 
-    def maps(self, images: Tensor) -> Tensor:
-        """The last feature maps (N, widths[-1], side, side) of images (N, 3, H, W) RGB in [-1, 1]; differentiable."""
+    def embedding(self, images: Tensor) -> Tensor:
+        """Feature vectors (N, features), not negative, of images (N, 3, H, W) RGB in [-1, 1]; differentiable."""
         work = (self.config["size"],) * 2
         x = images if images.shape[2:] == work else F.interpolate(images, work, mode="bilinear", antialias=True)
         blocks = F.pixel_unshuffle(x, 2).contiguous(memory_format=torch.channels_last)  # twice as fast on CPUs
-        return self.stages(blocks)
-
-    def embedding(self, images: Tensor) -> Tensor:
-        """Feature vectors (N, features), not negative, of images (N, 3, H, W) RGB in [-1, 1]; differentiable."""
-        return self.of_maps(self.maps(images))
-
-    def of_maps(self, maps: Tensor) -> Tensor:
-        """Feature vectors (N, features) of what `maps` gives."""
-        return F.relu(self.embed(self.squeeze(maps).flatten(1)))
+        return F.relu(self.embed(self.squeeze(self.stages(blocks)).flatten(1)))
 
     def logits(self, images: Tensor) -> Tensor:
         """Outputs (N, heads) before the heads' scaling or sigmoid; differentiable."""

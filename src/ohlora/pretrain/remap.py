@@ -73,13 +73,17 @@ def read_samples(generator: Generator, judge: AttributeNet, n: int, seed: int) -
     w = torch.cat([w, truncated(w[: n // 2], generator.truncation.w_avg)])
     readings: list[NDArray[np.float32]] = []
     maps: list[Tensor] = []
+
+    def keep(_: nn.Module, __: object, seen: Tensor) -> None:
+        maps.append(nn.functional.adaptive_avg_pool2d(seen, VOTES_SIDE).flatten(1))
+
+    hook = judge.stages.register_forward_hook(keep)
     with tqdm(total=len(w), desc="read", unit="image", disable=None) as bar:
         for some in w.split(READ_BATCH):
-            seen = judge.maps(to_uint8(generator.synthesis(some)).float() / 127.5 - 1)
-            found = judge.readings(judge.of_maps(seen))
+            found = judge(to_uint8(generator.synthesis(some)).float() / 127.5 - 1)
             readings.append(np.stack([found[head.name] for head in judge.heads], axis=1))
-            maps.append(nn.functional.adaptive_avg_pool2d(seen, VOTES_SIDE).flatten(1))
             bar.update(len(some))
+    hook.remove()
     return Samples(w.clone(), np.concatenate(readings), torch.cat(maps).numpy())
 
 
