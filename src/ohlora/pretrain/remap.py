@@ -3,8 +3,8 @@
 A generator draws the ends of an attribute too seldom: old faces, for instance. And some of its faces are broken. Its
 mapping network alone learns to draw the first more often and the second less; synthesis stays as it is, so a step of w
 does what it did. A small network that predicts the judge's readings from w tells how widely they spread, and how many
-observers would call a face broken, learnt from votes on samples. Other readings keep their spread, all their mean, and
-w moves as little as it can.
+observers would call a face broken, learnt from votes on samples. Other readings keep their spread, all nearly
+their mean, and w moves as little as it can.
 """
 
 import argparse
@@ -188,7 +188,7 @@ def learn(
         generator: its mapping network is changed.
         predict: from w (N, D) to standardised readings (N, K), and one of broken faces after them if `fewer` is given.
         scale: (D, M); the squared length of (move of w) @ scale is kept small.
-        factors: (K) how many times as wide as now each reading is wanted; means are kept.
+        factors: (K) how many times as wide as now each reading is wanted; means are nearly kept.
         fewer: by how much the mean of the prediction of broken faces is to fall, and by how much on truncated latents;
             its spread is free. Empty for none.
         steps: batches.
@@ -264,7 +264,7 @@ def remap(
     Args:
         generator: its mapping network and average w are changed.
         judge: network that reads attributes.
-        shown: how many times as wide readings are to spread; others keep their spread, and all their means.
+        shown: how many times as wide readings are to spread; others keep their spread, and all nearly their means.
         samples: images that the predictor of readings learns from; half as many truncated ones are added.
         steps: batches that the mapping network learns from.
         seed: start of every random stream.
