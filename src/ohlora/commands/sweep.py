@@ -183,6 +183,11 @@ def better(table: pd.DataFrame) -> list[str]:
     return ["", *verdicts[1:].tolist()]
 
 
+def written(value: float, digits: int) -> str:
+    """A number for the table, – where it is missing: a reader that sees no rise has no leakage."""
+    return f"{value:.{digits}f}" if math.isfinite(value) else "–"
+
+
 def markdown(name: str, table: pd.DataFrame) -> str:
     """The table for people."""
     counts = {
@@ -207,8 +212,8 @@ def markdown(name: str, table: pd.DataFrame) -> str:
         cells = [f"{row[f'corr_{prop}']:.3f}" for prop in EXPRESSIONS]
         cells += [f"{row['corr_sum']:.3f} ({row['sum_low']:.2f} to {row['sum_high']:.2f})"]
         cells += [f"{row[key]:.0f} of {row['cases']:.0f}" for key in counts]
-        cells += [f"{row[f'{kind}_sum']:.3f}" for kind in ("judge_corr", "segmented_corr")]
-        cells += [f"{row[key]:.2f}" for key in ("leakage", "judge_leakage")]
+        cells += [written(row[f"{kind}_sum"], 3) for kind in ("judge_corr", "segmented_corr")]
+        cells += [written(row[key], 2) for key in ("leakage", "judge_leakage")]
         rows.append([row["setting"], *cells, f"{100 * row['recognised']:.0f} %"])
     if name in COMPARING:
         header.append("better by all")
