@@ -10,7 +10,7 @@ BIN := $(CURDIR)/.venv/bin
 READY := .venv/.ready
 TEST_READY := .venv/.ready-test
 BASE ?= main
-# files tested at once, each with one thread: one more than cores, since some wait for a browser; up to 1 GB each
+# files tested at once, each with one thread: one more than cores, since some wait for a browser; up to 2.5 GB each
 JOBS ?= $(shell n=$$(nproc); echo $$((n < 8 ? n + 1 : 8)))
 
 .PHONY: repro label studio diff compare test lint types tests lock
@@ -46,7 +46,7 @@ types: $(TEST_READY)
 	$(BIN)/mypy
 
 tests: $(TEST_READY)
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 $(READY): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \

@@ -39,7 +39,7 @@ class StudioVisitor(Visitor):
         """Waits until the face is drawn and read as the sliders are."""
         self.page.locator("#others [data-value]").first.wait_for()
         self.page.locator(".controls:not(.late)").wait_for()
-        self.page.wait_for_function("document.getElementById('before').naturalWidth > 0")
+        self.until("document.getElementById('before').naturalWidth > 0")
 
     def set(self, name: str, value: float) -> None:
         self.page.locator(f"#slider-{name}").fill(str(value))
@@ -91,9 +91,7 @@ def test_each_slider_moves_picture_and_readings_the_right_way(browser: Any, stud
         visitor.set("eyes", 0.8)
         visitor.page.locator("[data-group=l]").click()
         visitor.page.locator("[data-group=l][aria-pressed=true]").wait_for()
-        visitor.page.wait_for_function(
-            "document.querySelector('[data-property=eyes] [data-value=read]').textContent === '+0.4'"
-        )
+        visitor.until("document.querySelector('[data-property=eyes] [data-value=read]').textContent === '+0.4'")
         visitor.close()
 
 
@@ -140,7 +138,7 @@ def test_the_address_holds_the_face_for_reload_back_and_others(browser: Any, stu
         visitor.shown()
         assert visitor.hash() != kept
         visitor.page.go_back()
-        visitor.page.wait_for_function(f"location.hash === '{kept}'")
+        visitor.until(f"location.hash === '{kept}'")
         visitor.shown()
         assert [visitor.grey(name) for name in BY_NAME] == face
         # What is no seed is said, and the face stays.
@@ -176,7 +174,7 @@ def test_a_tested_face_becomes_a_character(browser: Any, studio: Studio, tmp_pat
         (one,) = read_characters(CHARACTERS)
         assert (one.name, one.z.tolist()) == ("luna", z[PASSED[0]].tolist())
         visitor.page.locator("#gallery [data-key=luna]").click()
-        visitor.page.wait_for_function("location.hash === '#character=luna'")
+        visitor.until("location.hash === '#character=luna'")
         visitor.shown()
         assert [visitor.grey(name) for name in BY_NAME] == face
         visitor.page.get_by_role("button", name="Save as character").click()

@@ -4,6 +4,7 @@ import asyncio
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,6 +83,16 @@ class Visitor:
         page.on("request", lambda request: self.asked.append(request.url))
         page.goto(address)
         return page
+
+    def until(self, condition: str) -> None:
+        """Waits until a condition in JavaScript holds.
+
+        Playwright's wait_for_function looks again within the page, where its content security policy allows no eval.
+        """
+        end = time.monotonic() + PATIENCE / 1000
+        while not self.page.evaluate(condition):
+            assert time.monotonic() < end, condition
+            self.page.wait_for_timeout(20)
 
     def size(self) -> list[int]:
         """Width and height of all that the page shows, pixels."""
