@@ -1,4 +1,4 @@
-"""The published 256x256 networks (made up here) in base, synthesize and segment, and the setting of the original."""
+"""The published 256x256 networks (made up here) in base, synthesize and segment, and the settings in files."""
 
 import importlib
 import shutil
@@ -16,26 +16,38 @@ from ohlora.files import ImageZip
 from ohlora.finetune.recipes import RECIPES
 from ohlora.networks.facexformer import FaceXFormer
 from ohlora.networks.stylegan import Generator
-from ohlora.params import load_params
+from ohlora.params import Params, load_params
 from ohlora.published import add
 from ohlora.segmentation import Detection, FaceDetector
 from ohlora.stages.paths import DETECTIONS, FACES, FILTER, IMAGES, MAPS, PUBLISHED
 from ohlora.weights import load_generator
 
-SETTING = ROOT / "settings" / "celeba256.txt"
+SETTINGS = ROOT / "settings"
 
 
 def run(stage: str) -> None:
     importlib.import_module(f"ohlora.stages.{stage}").run()
 
 
-def test_setting_is_valid_and_is_the_originals(tmp_path: Path) -> None:
-    path = tmp_path / "params.yaml"
+def setting(name: str, folder: Path) -> Params:
+    """params.yaml with the changes of settings/`name`.txt, written to `folder`."""
+    path = folder / "params.yaml"
     shutil.copy(ROOT / "params.yaml", path)
-    flags, changes = zip(*(line.split() for line in SETTING.read_text().splitlines()), strict=True)
+    flags, changes = zip(*(line.split() for line in (SETTINGS / f"{name}.txt").read_text().splitlines()), strict=True)
     assert set(flags) == {"-S"}
     apply_overrides(path, list(changes))
-    params = load_params(path)
+    return load_params(path)
+
+
+def test_thorough_setting_is_valid_and_asks_for_more(tmp_path: Path) -> None:
+    default, thorough = load_params(ROOT / "params.yaml"), setting("thorough", tmp_path)
+    assert thorough.synthesize.n_images > default.synthesize.n_images
+    assert thorough.n_samples > default.n_samples
+    assert thorough.test_vectors.n_cases > default.test_vectors.n_cases
+
+
+def test_setting_is_valid_and_is_the_originals(tmp_path: Path) -> None:
+    params = setting("celeba256", tmp_path)
     assert (params.base.weights, params.segment.backend) == ("celeba256", "facexformer")
     assert (params.synthesize.n_images, params.label.n_labels, params.synthesize.n_images_v1) == (10_000, 2_000, 15_000)
     assert (params.filter.gender_min, params.filter.quality_min) == (0.7, 0.9)
@@ -45,6 +57,7 @@ def test_setting_is_valid_and_is_the_originals(tmp_path: Path) -> None:
         "age_max": 0.008,
         "glass_max": 0.01,
     }
+    assert params.train_filter.folds == 5
     assert params.train_property_cnn.initial == "none"
     assert params.train_filter.learning_rate == params.train_property_cnn.learning_rate == 5e-5
     assert (params.train_filter.gender.max_valid_loss, params.train_filter.quality.max_valid_loss) == (0.35, 0.13)

@@ -112,7 +112,8 @@ def comparisons() -> list[Section]:
             table = report.from_markdown(path.read_text(encoding="utf-8"))
         pictures = [path.with_suffix(kind) for kind in (".jpg", ".png") if path.with_suffix(kind).exists()]
         shown = [Picture(picture, table.title, photo=picture.suffix == ".jpg") for picture in pictures]
-        found.append(Section(table.title, "As it was last compared; not part of the pipeline.", [table], shown))
+        note = "As it was last compared, maybe with other parameters than those here; not part of the pipeline."
+        found.append(Section(table.title, note, [table], shown))
     return found
 
 
