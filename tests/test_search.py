@@ -35,7 +35,7 @@ LOCAL = ["gradient", "surrogate", "jacobian"]
 @pytest.fixture(scope="module")
 def samples() -> Samples:
     generator, cnn, _ = world()
-    return sample(generator, cnn, standard_normal(0, "test", (1000, DIM)), 500)
+    return sample(generator, cnn, standard_normal(0, "test", (1500, DIM)), 500)
 
 
 @pytest.fixture

@@ -113,8 +113,8 @@ def test_latents_of_shards_are_those_of_all() -> None:
 def test_batch_size_changes_no_score_in_bf16() -> None:
     """The generator sees as many latents as ever, but the reader a whole batch."""
     made, cnn = cast(Generator, load_bundled("generator")), load_bundled("property_cnn")
-    w = map_latents(made, standard_normal(0, PURPOSE, (16, made.mapping.z_dim)), CPU)
-    few, many = (torch.cat(list(read_scores(made, cnn, w, size, CPU, "bf16"))) for size in (8, 16))
+    w = map_latents(made, standard_normal(0, PURPOSE, (32, made.mapping.z_dim)), CPU)
+    few, many = (torch.cat(list(read_scores(made, cnn, w, size, CPU, "bf16"))) for size in (8, 32))
     torch.testing.assert_close(few, many, rtol=0, atol=0.01)
     torch.testing.assert_close(few, few.bfloat16().float(), rtol=0, atol=0)  # it was bf16
 

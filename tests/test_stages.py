@@ -519,7 +519,7 @@ def test_bad_parameter_is_one_line_and_exit_code_2() -> None:
     assert errors.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", ["nothing", "paths"])
+@pytest.mark.parametrize("name", ["", "nothing", "paths"])
 def test_unknown_stage_is_named(name: str) -> None:
     process = program(name)
     _, errors = process.communicate()
